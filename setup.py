@@ -1,0 +1,52 @@
+"""Builds the C core. What the project is, and needs, stands in pyproject.toml."""
+
+import subprocess
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+BLOB = Path("csrc/blob")
+BLOB_FLAGS = [
+    "-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-Wconversion", "-Werror",
+    "-ffreestanding", "-fPIC", "-fno-stack-protector", "-fno-jump-tables", "-fno-tree-loop-distribute-patterns",
+    "-fcf-protection=none", "-fno-asynchronous-unwind-tables", "-fno-plt", "-mgeneral-regs-only", "-fno-lto",
+]  # fmt: skip
+
+
+class BuildCore(build_ext):
+    """Compiles the blob into a header of bytes, then the extension that carries it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """The blob first: the extension includes its bytes."""
+        if ext.name == "reflective.native._core":
+            where = Path(self.build_temp).absolute() / "blob"
+            where.mkdir(parents=True, exist_ok=True)
+            (where / "blob_bytes.h").write_text(blob_header(self.compiler.compiler_so[0], where))
+            ext.include_dirs.append(str(where))
+        super().build_extension(ext)
+
+
+def blob_header(compiler: str, where: Path) -> str:
+    """The blob's code as a C array. Its linker script refuses data, relocations and a GOT; -no-pie those of a loader."""
+    linked, flat = str(where / "blob.elf"), where / "blob.bin"
+    sources = [str(BLOB / name) for name in ("executor.c", "state.c", "tail.S")]
+    linking = [
+        "-nostdlib",
+        "-static",
+        "-no-pie",
+        "-Wl,--build-id=none",
+        "-Wl,--orphan-handling=error",
+        f"-Wl,-T,{BLOB}/blob.ld",
+    ]
+    subprocess.run([compiler, *BLOB_FLAGS, *sources, *linking, "-o", linked], check=True)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", linked, str(flat)], check=True)
+    code = ", ".join(map(str, flat.read_bytes()))
+    return f"#include <stdint.h>\nstatic const uint8_t blob_bytes[] = {{{code}}};\n"
+
+
+setup(
+    cmdclass={"build_ext": BuildCore},
+    cffi_modules=["csrc/build.py:ffi"],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
