@@ -1,0 +1,120 @@
+/* All that Python sees of C. Members are filled by name in src/reflective/native/run.py; sizes are in bytes. */
+
+/* One start of a plan. */
+struct refl_start {
+    const uint8_t *ops;      /* op_count operations of 64 bytes (plan.h: struct refl_op) */
+    uint64_t op_count;
+    const uint8_t *auxv;     /* aux_count entries of 24 bytes (struct refl_aux), AT_NULL not included */
+    uint64_t aux_count;
+    const char *strings;     /* argc arguments, envc environment strings, the path; each with its NUL */
+    uint64_t strings_size;
+    uint64_t argc;
+    uint64_t envc;
+    const char *data;        /* what operations point to through PARAM_DATA */
+    uint64_t data_size;
+    const char *random;      /* the 16 bytes behind AT_RANDOM */
+    const char *platform;    /* the string behind AT_PLATFORM */
+    uint64_t platform_size;  /* with its NUL; 0: there is none */
+    uint64_t shuffle;        /* below 8192: how far the tables lie below the strings (arch_align_stack) */
+    uint64_t stack_limit;    /* RLIMIT_STACK */
+    uint64_t image[4];       /* start_code, end_code, start_data, end_data; less the executable's load bias */
+    uint64_t entry;          /* where the program starts, less parameter entry_param */
+    uint64_t entry_param;
+    uint64_t gadget;         /* the vdso's last system call, less PARAM_VDSO_NEW; 0: none, one page stays */
+    uint64_t set_exe;        /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
+    uint64_t own_mask;       /* 1: the program's signal mask is sigmask, not this thread's */
+    uint64_t sigmask;
+    uint64_t params[27];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
+};
+
+/* Counts and sizes that encode.py depends on: parameters, kinds, sizeof op, aux, report. */
+void refl_abi(uint64_t out[5]);
+
+/* A child that loads and becomes the program: its pid, or -errno. The report pipe tells the caller how the load went. */
+int64_t refl_spawn(struct refl_start *start);
+
+/* This process becomes the program. -errno if that could not even begin. */
+int64_t refl_replace(struct refl_start *start);
+
+/* 1 if the kernel refuses to change [start, end): sealed system mappings. */
+int refl_sealed(uint64_t start, uint64_t end);
+
+/* How much of user space there is: the address above its last page. */
+uint64_t refl_task_end(void);
+
+/* This thread's effective, permitted and inheritable capabilities, and its securebits. */
+void refl_capabilities(uint64_t out[4]);
+
+/* statfs: f_type of the file system that a file is on; 0 if there is no answer. */
+uint64_t refl_file_system(const char *path);
+
+/* The auxiliary vector, as prctl(PR_GET_AUXV) gives it: its size, or -errno. */
+int64_t refl_auxv(char *buffer, uint64_t size);
+
+/* The personality; a soft resource limit (~0: none). */
+uint64_t refl_personality(void);
+int refl_set_personality(uint64_t value);
+uint64_t refl_limit(int which);
+
+/* C's environ: its strings one after another, each with its NUL, as far as size goes. The bytes that all of them take. */
+uint64_t refl_environ(char *out, uint64_t size);
+
+/* 1 if SIGCHLD was ignored, in which case nobody could wait for a child; it no longer is. */
+int refl_heed_children(void);
+
+/* Blocks every signal and returns the mask there was; sets it again. */
+uint64_t refl_block_signals(void);
+void refl_unblock_signals(uint64_t mask);
+
+/* Waits for a child on behalf of the shell that waits for us: passes signals on, stops when it stops. Its wait status. */
+int refl_attend(int pid);
+
+/* Dies of a signal, without a core dump. */
+void refl_die_of(int number);
+
+/* A child, traced by this thread, that becomes the program by execve: its pid, or -errno: -ECANCELED if it may not be
+ * traced. It will stop before its first instruction, for waitpid to see. */
+int64_t refl_exec_traced(const char *path, char *const *argv, char *const *envp);
+
+/* Lets a stopped, traced child run to an address, by a hardware breakpoint that is gone afterwards. 0 if it is there, -errno,
+ * or its wait status if it ended first. */
+int64_t refl_run_to(int pid, uint64_t address);
+
+/* What to copy of a system call's arguments; up to 8 a call, the first with when == 0 ends the list. */
+struct refl_copy {
+    uint8_t when;   /* 1: when the call is entered, 2: when it has returned */
+    uint8_t kind;   /* 1 string, 2 bytes, 3 vector of strings, 4 length of a vector, 5 iovec, 6 what a descriptor is,
+                       7 the 8 bytes `size` above the stack pointer */
+    uint8_t arg;    /* which argument points there */
+    uint8_t
+        count; /* size is multiplied: 0-5 by that argument, 6 by the result, 7 by 1, 8 by the 32-bit word argument 2 points to */
+    uint32_t size; /* in bytes; kind 1: 0, as far as the limit goes; kind 2: 1, likewise, 0: single bytes beyond it */
+};
+
+/* One trace session. Everything is copied or used before refl_trace_finish. */
+struct refl_trace_options {
+    const struct refl_copy *copies; /* numbers rows of 8 */
+    const uint8_t *wanted; /* numbers + 1 bytes: 1, such calls are recorded; the last is for all others */
+    uint64_t numbers;
+    uint64_t string_limit;
+    const int32_t *tids; /* tasks to attach to */
+    uint64_t tid_count;
+    int32_t gate; /* >= 0: tids[0] is our child and reads one byte here before it becomes the program */
+    int32_t leader; /* whose wait status is the session's */
+    uint32_t follow; /* 1: children and threads too */
+    uint32_t pin; /* tracer and tracees on this CPU, counted from 1; 0: where they are */
+    uint32_t phases; /* 1: record maps, and stop at the entry point and at main */
+    uint32_t until; /* hidden until 0: nothing, 1: execve, 2: a call from memory that no file backs */
+};
+
+/* A session's thread; NULL if it can't be made. */
+void *refl_trace_start(const struct refl_trace_options *options);
+
+/* Waits for at least `enough` bytes of records, the end or the timeout. *data is valid until the next call. -1: ended. */
+int64_t refl_trace_take(void *trace, uint8_t **data, uint64_t enough, uint32_t timeout_ms);
+
+/* Asks the session to detach from all tasks and end. */
+void refl_trace_stop(void *trace);
+
+/* Waits for the end. The leader's wait status, -1 if it lives; *error is the errno that ended the session, or 0. */
+int32_t refl_trace_finish(void *trace, int32_t *error);

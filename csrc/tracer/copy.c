@@ -1,0 +1,246 @@
+/* What a system call's arguments point to, as far as the table asks for it. Nothing read from a tracee is trusted for a size. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "tracer.h"
+
+#define PAGE 4096u
+#define BY_RESULT 6
+#define BY_ONE 7
+#define BY_WORD 8
+#define VECTOR_MOST 4096u
+
+bool payload_add(struct task *task, const struct payload *head, const void *bytes)
+{
+    size_t padded = (head->length + 7ul) & ~7ul, need = task->used + sizeof *head + padded;
+    if (need > RECORD_MOST)
+        return false;
+    if (need > task->size) {
+        size_t size = need * 2;
+        uint8_t *grown = realloc(task->bytes, size);
+        if (!grown)
+            return false;
+        task->bytes = grown;
+        task->size = size;
+    }
+    memcpy(task->bytes + task->used, head, sizeof *head);
+    memset(task->bytes + task->used + sizeof *head, 0, padded);
+    memcpy(task->bytes + task->used + sizeof *head, bytes, head->length);
+    task->used = need;
+    return true;
+}
+
+/* As much as can be read, page by page where it ends at an unmapped one. */
+size_t read_memory(pid_t tid, uint64_t address, void *out, size_t size)
+{
+    struct iovec here = {out, size}, there = {(void *)address, size};
+    ssize_t got = size ? process_vm_readv(tid, &here, 1, &there, 1, 0) : 0;
+    if (got == (ssize_t)size)
+        return size;
+    size_t done = 0;
+    while (done < size) {
+        size_t part = PAGE - (address + done) % PAGE;
+        if (part > size - done)
+            part = size - done;
+        here = (struct iovec){(uint8_t *)out + done, part};
+        there = (struct iovec){(void *)(address + done), part};
+        if (process_vm_readv(tid, &here, 1, &there, 1, 0) != (ssize_t)part)
+            break;
+        done += part;
+    }
+    return done;
+}
+
+static void add_string(struct task *task, struct payload head, size_t limit)
+{
+    uint8_t small[512] = {0}, *bytes = limit <= sizeof small ? small : malloc(limit);
+    size_t got = 0;
+    if (!bytes)
+        return;
+    head.flags = PAYLOAD_CUT;
+    while (got < limit) {
+        size_t part = PAGE - (head.address + got) % PAGE;
+        if (got == 0 && part > 256)
+            part = 256;
+        if (part > limit - got)
+            part = limit - got;
+        struct iovec here = {bytes + got, part}, there = {(void *)(head.address + got), part};
+        if (process_vm_readv(task->tid, &here, 1, &there, 1, 0) != (ssize_t)part) {
+            head.flags = PAYLOAD_FAULT;
+            break;
+        }
+        uint8_t *end = memchr(bytes + got, 0, part);
+        if (end) {
+            got = (size_t)(end - bytes);
+            head.flags = PAYLOAD_NUL;
+            break;
+        }
+        got += part;
+    }
+    head.length = (uint32_t)got;
+    payload_add(task, &head, bytes);
+    if (bytes != small)
+        free(bytes);
+}
+
+static void add_bytes(struct task *task, struct payload head, uint64_t size)
+{
+    uint8_t small[1024] = {0}, *bytes = size <= sizeof small ? small : malloc(size);
+    if (!bytes)
+        return;
+    size_t got = read_memory(task->tid, head.address, bytes, size);
+    head.flags = got < size ? PAYLOAD_FAULT : 0;
+    head.length = (uint32_t)got;
+    payload_add(task, &head, bytes);
+    if (bytes != small)
+        free(bytes);
+}
+
+/* Pointers up to a null one, in head's order: one payload a string (argv), or one that only counts them (envp). */
+static void add_vector(struct task *task, struct payload head, size_t limit, bool strings)
+{
+    uint64_t pointers[64], at = head.address, count = 0;
+    for (bool more = true; more && count < VECTOR_MOST;) {
+        size_t got = read_memory(task->tid, at, pointers, sizeof pointers) / 8;
+        more = got == 64;
+        for (size_t i = 0; i < got; i++, count++) {
+            if (!pointers[i]) {
+                more = false;
+                head.flags = PAYLOAD_NUL;
+                break;
+            }
+            if (strings && count <= limit)
+                add_string(task, (struct payload){head.arg, head.when, COPY_STRING, 0, 0, pointers[i]}, limit + 1);
+        }
+        at += sizeof pointers;
+    }
+    payload_add(task, &(struct payload){head.arg, head.when, COPY_COUNT, head.flags, 8, head.address}, &count);
+}
+
+/* The array, and what each element points to: at entry by its own length, at exit as far as the call has filled them. */
+static void add_iovec(struct task *task, struct payload head, uint64_t count, size_t limit)
+{
+    struct iovec vectors[64];
+    uint64_t left = head.when == 2 ? (uint64_t)record_of(task)->ret : ~0ul;
+    size_t got = read_memory(task->tid, head.address, vectors, (count < 64 ? count : 64) * sizeof *vectors);
+    head.kind = COPY_BYTES;
+    head.length = (uint32_t)got;
+    payload_add(task, &head, vectors);
+    for (size_t i = 0; i < got / sizeof *vectors; i++) {
+        uint64_t size = vectors[i].iov_len < left ? vectors[i].iov_len : left;
+        left -= size;
+        add_bytes(task, (struct payload){head.arg, head.when, COPY_IOVEC, 0, 0, (uint64_t)vectors[i].iov_base},
+                  size < limit + 1 ? size : limit + 1);
+    }
+}
+
+static void add_link(struct task *task, struct payload head, const char *name)
+{
+    char path[64], target[PAGE];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)task->tid, name);
+    ssize_t got = readlink(path, target, sizeof target);
+    if (got < 0)
+        return;
+    head.length = (uint32_t)got;
+    payload_add(task, &head, target);
+}
+
+static void copy_one(const struct session *session, struct task *task, const struct refl_copy *copy)
+{
+    const struct record *record = record_of(task);
+    uint64_t limit = session->options.string_limit, address = record->args[copy->arg], count = 1;
+    struct payload head = {copy->arg, copy->when, copy->kind, 0, 0, address};
+    if (copy->kind == COPY_FD) {
+        char name[32];
+        snprintf(name, sizeof name, "fd/%d", (int)address);
+        if ((int)address >= 0)
+            add_link(task, head, name);
+        return;
+    }
+    if (copy->kind == COPY_STACK) {
+        head.address = task->sp + copy->size;
+        add_bytes(task, head, 8);
+        return;
+    }
+    if (!address)
+        return;
+    if (copy->count < 6)
+        count = record->args[copy->count];
+    else if (copy->count == BY_RESULT)
+        count = record->ret > 0 ? (uint64_t)record->ret : 0;
+    else if (copy->count == BY_WORD) {
+        uint32_t word = 0;
+        read_memory(task->tid, record->args[2], &word, sizeof word);
+        count = word;
+    }
+    uint64_t size = copy->size ? copy->size : 1, most = copy->size == 1 ? limit + 1 : 65536; /* contents, or a structure */
+    switch (copy->kind) {
+    case COPY_STRING:
+        add_string(task, head, copy->size ? copy->size : limit + 1);
+        break;
+    case COPY_BYTES:
+        add_bytes(task, head, count > most / size ? most / size * size : count * size);
+        break;
+    case COPY_VECTOR:
+        add_vector(task, head, limit, true);
+        break;
+    case COPY_COUNT:
+        add_vector(task, head, limit, false);
+        break;
+    case COPY_IOVEC:
+        add_iovec(task, head, count, limit);
+        break;
+    }
+}
+
+/* when: 1 on entry, 2 on return; a call that failed has filled nothing, so only what the table marks for entry is there. */
+void copy_arguments(const struct session *session, struct task *task, int when)
+{
+    const struct record *record = record_of(task);
+    if (record->number >= session->options.numbers || record->flags & FLAG_FOREIGN ||
+        (when == 2 && record->flags & FLAG_ERROR))
+        return;
+    const struct refl_copy *copy = session->options.copies + 8ul * record->number;
+    for (int i = 0; i < 8 && copy[i].when; i++)
+        if (copy[i].when == when && copy[i].arg < 6)
+            copy_one(session, task, &copy[i]);
+}
+
+/* A file of /proc, whole, as one payload. */
+void copy_file(struct task *task, const char *name)
+{
+    char path[64], *text = malloc(RECORD_MOST / 2);
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)task->tid, name);
+    int fd = text ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    size_t got = 0;
+    for (ssize_t part = 1; fd >= 0 && part > 0 && got < RECORD_MOST / 2; got += part > 0 ? (size_t)part : 0)
+        part = read(fd, text + got, RECORD_MOST / 2 - got);
+    if (fd >= 0)
+        close(fd);
+    if (text)
+        payload_add(task, &(struct payload){0, 0, COPY_BYTES, 0, (uint32_t)got, 0}, text);
+    free(text);
+}
+
+bool in_file_mapping(pid_t pid, uint64_t address)
+{
+    char path[64], line[PAGE + 128];
+    bool found = true;
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file)) {
+        uint64_t start, end;
+        if (sscanf(line, "%lx-%lx", &start, &end) == 2 && start <= address && address < end) {
+            found = strchr(line, '/') != NULL;
+            break;
+        }
+    }
+    if (file)
+        fclose(file);
+    return found;
+}

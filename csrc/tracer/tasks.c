@@ -1,0 +1,100 @@
+/* The tasks of a session, and the CPU they share with their tracer. */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tasks.h"
+
+static struct task **bucket(struct session *session, pid_t tid)
+{
+    return &session->tasks[(unsigned)tid % TASK_BUCKETS];
+}
+
+struct task *task_find(struct session *session, pid_t tid)
+{
+    struct task *task = *bucket(session, tid);
+    while (task && task->tid != tid)
+        task = task->next;
+    return task;
+}
+
+/* Its thread group, and who made it. */
+static void origin(struct task *task)
+{
+    char path[64], line[256];
+    task->pid = task->tid;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)task->tid);
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "Tgid: %d", &task->pid) == 1 || sscanf(line, "PPid: %d", &task->parent) == 1)
+            continue;
+    if (file)
+        fclose(file);
+}
+
+struct task *task_add(struct session *session, pid_t tid)
+{
+    struct task *task = calloc(1, sizeof *task), **head = bucket(session, tid);
+    if (!task)
+        return NULL;
+    task->size = 1024;
+    task->bytes = malloc(task->size);
+    if (!task->bytes) {
+        free(task);
+        return NULL;
+    }
+    task->tid = tid;
+    origin(task);
+    task->next = *head;
+    *head = task;
+    session->task_count++;
+    return task;
+}
+
+void task_remove(struct session *session, struct task *task)
+{
+    struct task **link = bucket(session, task->tid);
+    while (*link != task)
+        link = &(*link)->next;
+    *link = task->next;
+    if (session->open == task)
+        session->open = NULL;
+    session->task_count--;
+    free(task->bytes);
+    free(task);
+}
+
+/* execve by a thread that does not lead its group: it goes on under the leader's number. */
+void task_rename(struct session *session, struct task *task, pid_t tid)
+{
+    struct task **link = bucket(session, task->tid);
+    while (*link != task)
+        link = &(*link)->next;
+    *link = task->next;
+    task->tid = tid;
+    task->next = *bucket(session, tid);
+    *bucket(session, tid) = task;
+}
+
+void task_pin(struct session *session, struct task *task)
+{
+    cpu_set_t one;
+    if (session->cpu < 0 || sched_getaffinity(task->tid, sizeof task->affinity, &task->affinity))
+        return;
+    CPU_ZERO(&one);
+    CPU_SET((unsigned)session->cpu, &one);
+    task->pinned = sched_setaffinity(task->tid, sizeof one, &one) == 0;
+}
+
+/* Only if it still is as we set it: what the task has chosen itself stays. */
+void task_unpin(const struct session *session, const struct task *task)
+{
+    cpu_set_t now, one;
+    CPU_ZERO(&one);
+    if (!task->pinned || sched_getaffinity(task->tid, sizeof now, &now))
+        return;
+    CPU_SET((unsigned)session->cpu, &one);
+    if (CPU_EQUAL(&now, &one))
+        sched_setaffinity(task->tid, sizeof task->affinity, &task->affinity);
+}

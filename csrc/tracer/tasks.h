@@ -1,0 +1,14 @@
+/* The tasks of a session. */
+#ifndef REFLECTIVE_TASKS_H
+#define REFLECTIVE_TASKS_H
+
+#include "tracer.h"
+
+struct task *task_find(struct session *session, pid_t tid);
+struct task *task_add(struct session *session, pid_t tid); /* NULL: no memory */
+void task_remove(struct session *session, struct task *task);
+void task_rename(struct session *session, struct task *task, pid_t tid);
+void task_pin(struct session *session, struct task *task);
+void task_unpin(const struct session *session, const struct task *task);
+
+#endif

@@ -1,0 +1,1 @@
+"""Carrying plans out: the only package that touches the C core."""
