@@ -1,0 +1,23 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    rest = words[2:] if words[1:2] == ["--"] else words[1:]
+    if words[:1] == ["exec"] and rest and (words[1] == "--" or not words[1].startswith("-")):
+        # The common case does without argparse, whose import takes as long as half of Python's own start.
+        # Nor does it leave garbage that is worth looking for.
+        import gc
+
+        gc.disable()
+        from .exec import plain
+
+        return plain(rest)
+    from .parser import dispatch
+
+    return dispatch(words)

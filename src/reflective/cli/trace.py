@@ -1,0 +1,127 @@
+"""`reflective trace`: every system call of a program, in strace's format or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from ..errors import LoadError
+from ..native import tracer
+from ..native.run import die_of
+from ..native.tracer import Request, Session
+from ..trace.reader import Reader, copies
+from ..trace.start import gated
+from ..trace.syscalls import NUMBERS
+from ..views import trace as view
+
+STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
+
+
+def show(args: argparse.Namespace) -> int:
+    """Traces, and returns the program's status."""
+    if bool(args.program) == bool(args.pid):
+        print("reflective trace: a program or -p PID, one of them (see reflective trace --help)", file=sys.stderr)
+        return 2
+    gate = -1
+    try:
+        with _output(args) as file:
+            if args.program:
+                pid, gate = gated([args.program, *args.arguments], args.via == "reflective")
+                tids = [pid]
+            else:
+                tids = [tid for pid in args.pid for tid in _tasks(pid, args.follow)]
+            status, interrupted = _trace(args, _request(args, tids, gate), file)
+    except (LoadError, ValueError, OSError) as error:
+        return _refused(error, args.pid)
+    finally:
+        if gate >= 0:
+            os.close(gate)
+    return _leave(status, interrupted, tids[0] if args.program else 0)
+
+
+def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
+    wanted = args.expression
+    if wanted is not None and args.json:
+        wanted |= {NUMBERS[name] for name in STATE}
+    until = tracer.UNHIDDEN if gate < 0 else tracer.UNTIL_EXECVE if args.via == "kernel" else tracer.UNTIL_ANONYMOUS
+    return Request(
+        tuple(tids), tids[0], copies(args.json) if not args.count else {}, wanted, string_limit=args.strings, gate=gate,
+        follow=args.follow, pin=not args.no_pin, phases=args.json or until == tracer.UNTIL_ANONYMOUS, until=until,
+    )  # fmt: skip
+
+
+def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[int | None, bool]:
+    gc.disable()  # nothing here is circular, and every line would count towards the next collection
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    reader = Reader(args.strings, args.expression)
+    writer: view.Json | view.Text = view.Json() if args.json else view.Text(args.follow and bool(args.output))
+    session = Session(request)
+    try:
+        for batch in session.batches(lambda: bool(interrupts)):
+            if args.count:
+                reader.tally(batch)
+            else:
+                file.write(reader.lines(batch, writer))
+                file.flush()
+    except BrokenPipeError:
+        interrupts.append(signal.SIGPIPE)
+    finally:
+        for _ in session.batches(lambda: True):
+            pass
+        status = session.finish()
+        signal.signal(signal.SIGINT, before)
+    if args.count:
+        file.write(view.summary(reader.totals()))
+    return status, bool(interrupts)
+
+
+@contextmanager
+def _output(args: argparse.Namespace) -> Iterator[TextIO]:
+    if args.output:
+        with open(args.output, "w", errors="surrogateescape") as file:
+            yield file
+    else:
+        yield sys.stdout if args.json else sys.stderr
+
+
+def _tasks(pid: int, follow: bool) -> list[int]:
+    """What to attach to: the process's leader, or all of its threads."""
+    if not os.path.exists(f"/proc/{pid}"):
+        raise ProcessLookupError(3, "there is no such process", str(pid))
+    others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid] if follow else []
+    return [pid, *others]
+
+
+def _refused(error: Exception, pids: list[int]) -> int:
+    hint = ""
+    if isinstance(error, PermissionError) and pids:
+        with open(f"/proc/{pids[0]}/status") as file:
+            tracer_pid = next((line.split()[1] for line in file if line.startswith("TracerPid:")), "0")
+        hint = f" (it is already traced by process {tracer_pid})" if tracer_pid != "0" else (
+            " (another user's process, or kernel.yama.ptrace_scope forbids it: try as root, or start the program by trace)"
+        )  # fmt: skip
+    print(f"reflective: {error}{hint}", file=sys.stderr)
+    return 127 if isinstance(error, LoadError) else 1
+
+
+def _leave(status: int | None, interrupted: bool, child: int) -> int:
+    if interrupted and status is None:
+        if child:  # strace does the same: ^C is meant for the program
+            os.kill(child, signal.SIGINT)
+            os.kill(child, signal.SIGCONT)
+            return 128 + signal.SIGINT
+        return 0
+    if status is None:
+        return 0
+    if os.WIFSIGNALED(status):
+        sys.stdout.flush()
+        die_of(os.WTERMSIG(status))
+        return 128 + os.WTERMSIG(status)
+    return os.WEXITSTATUS(status)

@@ -1,0 +1,52 @@
+"""The options of `reflective trace`, apart from what carries them out: every command line builds the whole parser."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  reflective trace ls                          every system call of ls, as strace shows it
+  reflective trace -f -o out.txt make          children too, into a file, each line with its task
+  reflective trace -e %file,!close cat x       calls that take a path; or by name, or all but some
+  reflective trace --json ls | jq .phase       JSON lines on stdout (schema reflective.trace/1, docs/trace.schema.json)
+  reflective trace --via reflective ./hello    watch reflective's own loader at work
+  reflective trace -p 1234                     a running process; ^C detaches, and it runs on
+  reflective trace -c git status               how often, how long
+
+Tracer and tracees share one CPU, which is much faster. They can see it (nproc); --no-pin leaves their CPUs alone.
+exit status: the program's; death by a signal becomes death by the same signal; 1 it can't be traced, 2 wrong usage.
+"""
+
+
+def add(commands: argparse._SubParsersAction[Any]) -> None:
+    """The options of `reflective trace`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser("trace", help="show every system call of a program", epilog=EXAMPLES, formatter_class=raw)
+    parser.add_argument("-f", "--follow", action="store_true", help="children and threads too")
+    parser.add_argument("-e", "--expression", metavar="EXPR", type=_selection, help="which calls: trace=%%file,openat,!mmap")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: stderr, for --json stdout")
+    parser.add_argument("-s", "--strings", metavar="N", type=_count, default=32, help="bytes to show of a string (32)")
+    parser.add_argument("-p", "--pid", metavar="PID", type=int, action="append", default=[], help="attach to a process")
+    parser.add_argument("-c", "--count", action="store_true", help="only a table of how often and how long")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--via", choices=("kernel", "reflective"), default="kernel", help="what loads the program (kernel)")
+    parser.add_argument("--no-pin", action="store_true", help="leave the CPUs of the traced tasks alone")
+    parser.add_argument("program", nargs="?", help="looked for in PATH unless it has a slash")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG")
+
+
+def _selection(text: str) -> frozenset[int]:
+    from ..trace.syscalls import select
+
+    try:
+        return select(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
+    return int(text)

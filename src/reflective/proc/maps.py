@@ -1,0 +1,82 @@
+"""/proc/PID/maps as values."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import SessionError
+from ..values import Value
+
+PROTECTIONS = ((b"r", 1), (b"w", 2), (b"x", 4))  # PROT_READ, PROT_WRITE, PROT_EXEC
+
+
+class Mapping(Value):
+    """A line of maps: [start, end) with PROT_* bits. `device` is as st_dev; `path` may be a name in brackets, or empty."""
+
+    start: int
+    end: int
+    prot: int
+    shared: bool
+    offset: int
+    device: int
+    inode: int
+    path: str
+
+    @property
+    def file(self) -> bool:
+        """True if a file is behind it."""
+        return self.inode != 0
+
+
+def read(pid: int) -> tuple[Mapping, ...]:
+    """The address space of a process. Raises SessionError if it is not there, or not ours to look at."""
+    return parse(content(pid, "maps"))
+
+
+def parse(text: bytes) -> tuple[Mapping, ...]:
+    """From the file's content."""
+    return tuple(mapping(line) for line in text.splitlines())
+
+
+def mapping(line: bytes) -> Mapping:
+    """From one line. A newline in a path is written \\012 there (fs/proc/task_mmu.c: show_map_vma)."""
+    place, flags, offset, device, inode, *path = line.split(None, 5)
+    start, end = place.split(b"-")
+    major, minor = device.split(b":")
+    return Mapping(
+        int(start, 16),
+        int(end, 16),
+        sum(bit for letter, bit in PROTECTIONS if letter in flags),
+        flags.endswith(b"s"),
+        int(offset, 16),
+        os.makedev(int(major, 16), int(minor, 16)),
+        int(inode),
+        os.fsdecode(path[0]).replace("\\012", "\n") if path else "",
+    )
+
+
+def content(pid: int, name: str) -> bytes:
+    """A file of /proc/PID. Raises SessionError that says why not, and what to do."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+            return file.readall()
+    except PermissionError:
+        raise SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {_way_out(pid)}") from None
+    except (FileNotFoundError, ProcessLookupError):
+        raise SessionError(f"no process {pid}") from None
+
+
+def _way_out(pid: int) -> str:
+    """Who may: kernel/ptrace.c: __ptrace_may_access."""
+    try:
+        owner = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return "be root"
+    if owner != os.geteuid():
+        return f"it belongs to user {owner}: be that user, or root (CAP_SYS_PTRACE)"
+    return "it is not dumpable, or has capabilities that this process has not: be root (CAP_SYS_PTRACE)"
+
+
+def at(space: tuple[Mapping, ...], address: int) -> Mapping | None:
+    """The mapping that an address is in."""
+    return next((one for one in space if one.start <= address < one.end), None)

@@ -1,0 +1,1 @@
+"""Watching programs: starts that stop to be looked at, sessions, system calls, phases."""

@@ -1,0 +1,54 @@
+"""Calls about memory."""
+
+from __future__ import annotations
+
+from .base import Call, Kind, Signature, bits, flags, hexadecimal, named, named_flags, numbered, signed
+from .common import FD, LU, D, P
+
+PROT = (
+    {0: "PROT_NONE"}
+    | bits("PROT_READ PROT_WRITE PROT_EXEC PROT_SEM")
+    | {0x01000000: "PROT_GROWSDOWN", 0x02000000: "PROT_GROWSUP"}
+)
+MAP_TYPES = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE"}
+MAP = {
+    0x10: "MAP_FIXED", 0x20: "MAP_ANONYMOUS", 0x40: "MAP_32BIT", 0x4000: "MAP_NORESERVE", 0x8000: "MAP_POPULATE",
+    0x10000: "MAP_NONBLOCK", 0x100: "MAP_GROWSDOWN", 0x800: "MAP_DENYWRITE", 0x1000: "MAP_EXECUTABLE", 0x2000: "MAP_LOCKED",
+    0x20000: "MAP_STACK", 0x40000: "MAP_HUGETLB", 0x80000: "MAP_SYNC", 0x100000: "MAP_FIXED_NOREPLACE",
+}  # fmt: skip
+ADVICE = numbered("MADV_NORMAL MADV_RANDOM MADV_SEQUENTIAL MADV_WILLNEED MADV_DONTNEED - - - MADV_FREE MADV_REMOVE "
+        "MADV_DONTFORK "
+                  "MADV_DOFORK MADV_MERGEABLE MADV_UNMERGEABLE MADV_HUGEPAGE MADV_NOHUGEPAGE MADV_DONTDUMP MADV_DODUMP "
+                  "MADV_WIPEONFORK MADV_KEEPONFORK MADV_COLD MADV_PAGEOUT MADV_POPULATE_READ MADV_POPULATE_WRITE "
+                  "MADV_DONTNEED_LOCKED MADV_COLLAPSE")  # fmt: skip
+
+
+def _map_flags(call: Call, arg: int) -> str:
+    value = call.args[arg] & 0xFFFFFFFF
+    kind, rest = MAP_TYPES.get(value & 15, hexadecimal(value & 15)), value & ~15
+    return f"{kind}|{flags(rest, MAP, '').partition(' ')[0]}" if rest else kind
+
+
+def _remapped(call: Call, arg: int) -> str | None:
+    return P.render(call, arg) if call.args[3] & 6 else None
+
+
+PROTECTION = named_flags(PROT, "PROT_???")
+OFFSET = Kind(lambda call, arg: hexadecimal(call.args[arg]))
+REMAP = named_flags(bits("MREMAP_MAYMOVE MREMAP_FIXED MREMAP_DONTUNMAP"), "MREMAP_???")
+
+CALLS: dict[str, Signature] = {
+    "brk": (P,), "mmap": (P, LU, PROTECTION, Kind(_map_flags), FD, OFFSET), "munmap": (P, LU), "mprotect": (P, LU, PROTECTION),
+    "madvise": (P, LU, named(ADVICE, "MADV_???")), "mremap": (P, LU, LU, REMAP, Kind(_remapped)),
+    "msync": (P, LU, named_flags(bits("MS_ASYNC MS_INVALIDATE MS_SYNC"), "MS_???")), "mlock": (P, LU), "munlock": (P, LU),
+    "mlock2": (P, LU, named_flags({1: "MLOCK_ONFAULT"}, "MLOCK_???")), "mincore": (P, LU, P), "munlockall": (),
+    "mlockall": (named_flags(bits("MCL_CURRENT MCL_FUTURE MCL_ONFAULT"), "MCL_???"),),
+    "pkey_mprotect": (P, LU, PROTECTION, D), "pkey_alloc": (LU, LU), "pkey_free": (D,), "mseal": (P, LU, LU),
+    "membarrier": (Kind(lambda call, arg: _membarrier(call.args[arg])), D),
+}  # fmt: skip
+
+
+def _membarrier(value: int) -> str:
+    names = bits("MEMBARRIER_CMD_GLOBAL MEMBARRIER_CMD_GLOBAL_EXPEDITED MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED "
+                 "MEMBARRIER_CMD_PRIVATE_EXPEDITED MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED")  # fmt: skip
+    return names.get(value) or ("MEMBARRIER_CMD_QUERY" if not value else str(signed(value)))

@@ -1,0 +1,302 @@
+"""Calls about processes: starting, ending, waiting, limits, identity, threads."""
+
+from __future__ import annotations
+
+import struct
+
+from .base import (
+    BY_ONE,
+    BYTES,
+    ON_ENTRY,
+    ON_RETURN,
+    Call,
+    Kind,
+    Signature,
+    address,
+    fields,
+    flags,
+    hexadecimal,
+    named,
+    named_flags,
+    numbered,
+    quoted,
+    signed,
+    structure,
+    whole,
+)
+from .common import ARGV, ENVP, ID, LU, PATH, TIMESPEC, D, P, U, X
+from .signal import signal_name
+
+CLONE = {
+    0x100: "CLONE_VM", 0x200: "CLONE_FS", 0x400: "CLONE_FILES", 0x800: "CLONE_SIGHAND", 0x1000: "CLONE_PIDFD",
+    0x2000: "CLONE_PTRACE", 0x4000: "CLONE_VFORK", 0x8000: "CLONE_PARENT", 0x10000: "CLONE_THREAD", 0x20000: "CLONE_NEWNS",
+    0x40000: "CLONE_SYSVSEM", 0x80000: "CLONE_SETTLS", 0x100000: "CLONE_PARENT_SETTID", 0x200000: "CLONE_CHILD_CLEARTID",
+    0x400000: "CLONE_DETACHED", 0x800000: "CLONE_UNTRACED", 0x1000000: "CLONE_CHILD_SETTID", 0x2000000: "CLONE_NEWCGROUP",
+    0x4000000: "CLONE_NEWUTS", 0x8000000: "CLONE_NEWIPC", 0x10000000: "CLONE_NEWUSER", 0x20000000: "CLONE_NEWPID",
+    0x40000000: "CLONE_NEWNET", 0x80000000: "CLONE_IO",
+}  # fmt: skip
+LIMITS = numbered(
+    "RLIMIT_CPU RLIMIT_FSIZE RLIMIT_DATA RLIMIT_STACK RLIMIT_CORE RLIMIT_RSS RLIMIT_NPROC RLIMIT_NOFILE "
+    "RLIMIT_MEMLOCK RLIMIT_AS "
+    "RLIMIT_LOCKS RLIMIT_SIGPENDING RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_RTPRIO RLIMIT_RTTIME"
+)
+WAIT = {1: "WNOHANG", 2: "WSTOPPED", 4: "WEXITED", 8: "WCONTINUED", 0x1000000: "WNOWAIT", 0x20000000: "__WNOTHREAD",
+        0x80000000: "__WCLONE", 0x40000000: "__WALL"}  # fmt: skip
+ARCH = {0x1001: "ARCH_SET_GS", 0x1002: "ARCH_SET_FS", 0x1003: "ARCH_GET_FS", 0x1004: "ARCH_GET_GS", 0x1011: "ARCH_GET_CPUID",
+        0x1012: "ARCH_SET_CPUID", 0x1021: "ARCH_GET_XCOMP_SUPP", 0x1022: "ARCH_GET_XCOMP_PERM",
+        0x1023: "ARCH_REQ_XCOMP_PERM", 0x2001: "ARCH_MAP_VDSO_X32", 0x2002: "ARCH_MAP_VDSO_32", 0x2003: "ARCH_MAP_VDSO_64",
+        0x3001: "ARCH_CET_STATUS"}  # fmt: skip
+FUTEX = numbered(
+    "FUTEX_WAIT FUTEX_WAKE FUTEX_FD FUTEX_REQUEUE FUTEX_CMP_REQUEUE FUTEX_WAKE_OP FUTEX_LOCK_PI FUTEX_UNLOCK_PI "
+    "FUTEX_TRYLOCK_PI "
+    "FUTEX_WAIT_BITSET FUTEX_WAKE_BITSET FUTEX_WAIT_REQUEUE_PI FUTEX_CMP_REQUEUE_PI FUTEX_LOCK_PI2"
+)
+PRCTL = numbered(
+    "PR_SET_PDEATHSIG PR_GET_PDEATHSIG PR_GET_DUMPABLE PR_SET_DUMPABLE PR_GET_UNALIGN PR_SET_UNALIGN PR_GET_KEEPCAPS "
+    "PR_SET_KEEPCAPS PR_GET_FPEMU PR_SET_FPEMU PR_GET_FPEXC PR_SET_FPEXC PR_GET_TIMING PR_SET_TIMING "
+    "PR_SET_NAME PR_GET_NAME", 1,
+) | {21: "PR_GET_SECCOMP", 22: "PR_SET_SECCOMP", 23: "PR_CAPBSET_READ", 24: "PR_CAPBSET_DROP", 27: "PR_GET_SECUREBITS",
+     28: "PR_SET_SECUREBITS", 35: "PR_SET_MM", 36: "PR_SET_CHILD_SUBREAPER", 37: "PR_GET_CHILD_SUBREAPER",
+     38: "PR_SET_NO_NEW_PRIVS", 39: "PR_GET_NO_NEW_PRIVS", 41: "PR_SET_THP_DISABLE", 42: "PR_GET_THP_DISABLE",
+     47: "PR_CAP_AMBIENT", 0x53564D41: "PR_SET_VMA"}  # fmt: skip
+RANDOM = {1: "GRND_NONBLOCK", 2: "GRND_RANDOM", 4: "GRND_INSECURE"}
+INFINITY = (1 << 64) - 1
+UTS = 65  # bytes a field of struct utsname
+
+
+def _limit(value: int) -> str:
+    if value == INFINITY:
+        return "RLIM64_INFINITY"
+    return f"{value // 1024}*1024" if value > 1024 and not value % 1024 else str(value)
+
+
+def _limits(data: bytes, call: Call) -> str:
+    soft, hard = struct.unpack_from("<QQ", data)
+    text = fields(rlim_cur=_limit(soft), rlim_max=_limit(hard))
+    return text if call.name == "prlimit64" else text.replace("RLIM64_", "RLIM_")
+
+
+def wait_status(status: int) -> str:
+    """A wait status, by the macros that would take it apart."""
+    if status & 0xFF == 0x7F:
+        return f"{{WIFSTOPPED(s) && WSTOPSIG(s) == {signal_name(status >> 8 & 0xFF)}}}"
+    if status == 0xFFFF:
+        return "{WIFCONTINUED(s)}"
+    if status & 0x7F:
+        core = " && WCOREDUMP(s)" if status & 0x80 else ""
+        return f"{{WIFSIGNALED(s) && WTERMSIG(s) == {signal_name(status & 0x7F)}{core}}}"
+    return f"{{WIFEXITED(s) && WEXITSTATUS(s) == {status >> 8 & 0xFF}}}"
+
+
+def _status(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_RETURN, 4)
+    if data is None or not call.ret:
+        return address(call.args[arg])
+    return f"[{wait_status(int.from_bytes(data, 'little'))}]"
+
+
+def _usage(data: bytes, call: Call) -> str:
+    if not call.ret and call.name == "wait4":
+        return address(call.args[3])
+    user, user_us, system, system_us = struct.unpack_from("<qqqq", data)
+    return f"{{ru_utime={{tv_sec={user}, tv_usec={user_us}}}, ru_stime={{tv_sec={system}, tv_usec={system_us}}}, ...}}"
+
+
+def _clone_flags(call: Call, arg: int) -> str:
+    value = call.args[arg]
+    number, rest = value & 0xFF, value & ~0xFF
+    names = [flags(rest, CLONE, "CLONE_???")] if rest else []
+    return "flags=" + ("|".join([*names, *([signal_name(number)] if number else [])]) or "0")
+
+
+def _clone_optional(mask: int, name: str) -> Kind:
+    def render(call: Call, arg: int) -> str | None:
+        if not call.args[0] & mask:
+            return None
+        data = call.bytes(arg, ON_RETURN, 4) if name == "parent_tid" else None
+        value = f"[{int.from_bytes(data, 'little')}]" if data and not call.error else address(call.args[arg])
+        return f"{name}={value}"
+
+    return Kind(render, ((ON_RETURN, BYTES, BY_ONE, 4),) if name == "parent_tid" else (), True, False)
+
+
+CLONE3 = ("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls")
+
+
+def _clone3(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_ENTRY, 64)
+    if data is None:
+        return address(call.args[arg])
+    given = dict(zip(CLONE3, struct.unpack_from("<8Q", data), strict=True))
+    mode = given["flags"]
+    known = {"flags": flags(mode, CLONE, "CLONE_???")}
+    if mode & 0x1000:
+        known["pidfd"] = address(given["pidfd"])
+    if mode & 0x1200000:
+        known["child_tid"] = address(given["child_tid"])
+    if mode & 0x100000:
+        known["parent_tid"] = address(given["parent_tid"])
+    known |= {"exit_signal": signal_name(given["exit_signal"]), "stack": address(given["stack"])}
+    known["stack_size"] = hexadecimal(given["stack_size"])
+    if mode & 0x80000:
+        known["tls"] = address(given["tls"])
+    return fields(**known)
+
+
+def _clone3_both(call: Call, arg: int) -> str:
+    data, text = call.bytes(arg, ON_ENTRY, 64), _clone3(call, arg)
+    if data and call.returned and not call.error and struct.unpack_from("<Q", data)[0] & 0x100000:
+        return f"{text} => {{parent_tid=[{call.ret}]}}"
+    return text
+
+
+def _futex_op(call: Call, arg: int) -> str:
+    value = call.args[arg] & 0xFFFFFFFF
+    text = FUTEX.get(value & 0x7F, hexadecimal(value & 0x7F)) + ("_PRIVATE" if value & 128 else "")
+    return text + ("|FUTEX_CLOCK_REALTIME" if value & 256 else "")
+
+
+def _futex_rest(call: Call, arg: int) -> str | None:
+    """Which of the last four arguments a futex operation has, and how they are written."""
+    operation, value = call.args[1] & 0x7F, call.args[arg]
+    shown = {
+        0: "UT",
+        1: "U",
+        3: "UUP",
+        4: "UUPU",
+        5: "UUPW",
+        6: "-T",
+        7: "",
+        8: "",
+        9: "UT-B",
+        10: "U--B",
+        11: "UTPB",
+        12: "UUPU",
+        13: "-T",
+    }
+    letter = shown.get(operation, "UTPU")[arg - 2 : arg - 1]
+    if letter == "T":
+        return TIMESPEC.render(call, arg)
+    if letter == "B":
+        return "FUTEX_BITSET_MATCH_ANY" if value & 0xFFFFFFFF == 0xFFFFFFFF else hexadecimal(value & 0xFFFFFFFF)
+    if letter in ("", "-"):
+        return None
+    return address(value) if letter == "P" else hexadecimal(value) if letter == "W" else str(value & 0xFFFFFFFF)
+
+
+def _prctl_rest(call: Call, arg: int) -> str | None:
+    option, value = call.args[0] & 0xFFFFFFFF, call.args[arg]
+    if option in (2, 3, 7, 21, 27, 37, 39, 42) and option not in (2, 37):
+        return None
+    if option == 15:
+        data = call.bytes(1, ON_ENTRY)
+        return None if arg > 1 else quoted(data.partition(b"\0")[0][:15], 32) if data is not None else address(value)
+    if option == 16:
+        data = call.bytes(1, ON_RETURN)
+        return None if arg > 1 else quoted(data.partition(b"\0")[0], 32) if data and not call.error else address(value)
+    if option == 1:
+        return signal_name(value) if arg == 1 else None
+    if option in (4, 8):
+        return (
+            ({0: "SUID_DUMP_DISABLE", 1: "SUID_DUMP_USER"}.get(value, str(value)) if option == 4 else str(value))
+            if arg == 1
+            else None
+        )
+    if option == 36:
+        return str(value) if arg == 1 else None
+    return hexadecimal(value)
+
+
+def _arch(call: Call, arg: int) -> str:
+    code, value = call.args[0] & 0xFFFFFFFF, call.args[arg]
+    data = call.bytes(arg, ON_RETURN, 8) if code in (0x1003, 0x1004) and not call.error else None
+    return (
+        f"[{address(int.from_bytes(data[:8], 'little'))}]" if data else address(value) if code < 0x1005 else hexadecimal(value)
+    )
+
+
+def _uname(data: bytes, call: Call) -> str:
+    names = [quoted(data[at : at + UTS].partition(b"\0")[0], UTS) for at in (0, UTS)]
+    return f"{{sysname={names[0]}, nodename={names[1]}, ...}}"
+
+
+def _sysinfo(data: bytes, call: Call) -> str:
+    uptime, *loads = struct.unpack_from("<q3Q", data)
+    names = ("totalram", "freeram", "sharedram", "bufferram", "totalswap", "freeswap")
+    rest = dict(zip(names, map(str, struct.unpack_from("<6Q", data, 32)), strict=True))
+    procs, high, high_free, unit = struct.unpack_from("<H6xQQI", data, 80)
+    known = {"uptime": str(uptime), "loads": f"[{', '.join(map(str, loads))}]", **rest, "procs": str(procs)}
+    return fields(**known, totalhigh=str(high), freehigh=str(high_free), mem_unit=str(unit))
+
+
+def _cpus(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_ENTRY if call.name == "sched_setaffinity" else ON_RETURN)
+    if data is None or (call.name != "sched_setaffinity" and (call.error or not call.returned)):
+        return address(call.args[arg])
+    data = data if call.name == "sched_setaffinity" else data[: call.ret]
+    return f"[{' '.join(str(cpu) for cpu in range(len(data) * 8) if data[cpu // 8] >> cpu % 8 & 1)}]"
+
+
+def _groups(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_RETURN)
+    if data is None or call.error:
+        return address(call.args[arg])
+    numbers = struct.iter_unpack("<I", whole(data, 4)[: 4 * call.ret])
+    return f"[{', '.join(str(number) for (number,) in numbers)}]"
+
+
+def _random(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_RETURN)
+    return address(call.args[arg]) if data is None or call.error else _hexed(data, call)
+
+
+def _hexed(data: bytes, call: Call) -> str:
+    text = "".join(f"\\x{byte:02x}" for byte in data[: call.limit])
+    return f'"{text}"' + ("..." if call.ret > call.limit else "")
+
+
+LIMIT, LIMITS_IN, LIMITS_OUT = named(LIMITS, "RLIMIT_???"), structure(16, _limits, ON_ENTRY), structure(16, _limits, ON_RETURN)
+STATUS = Kind(_status, ((ON_RETURN, BYTES, BY_ONE, 4),), True)
+USAGE = structure(144, _usage, ON_RETURN)
+FUTEX_REST = Kind(_futex_rest)
+FUTEX_TIME = Kind(_futex_rest, ((ON_ENTRY, BYTES, BY_ONE, 16),))
+PRCTL_FIRST = Kind(_prctl_rest, ((ON_ENTRY, BYTES, BY_ONE, 16), (ON_RETURN, BYTES, BY_ONE, 16)))
+PRCTL_REST = Kind(_prctl_rest)
+CPUS = Kind(_cpus, ((ON_RETURN, BYTES, 1, 0),), True)
+ID_OUT = structure(4, lambda data, call: f"[{int.from_bytes(data, 'little')}]", ON_RETURN)
+CLONE_TAIL = (
+    _clone_optional(0x100000, "parent_tid"),
+    _clone_optional(0x1200000, "child_tidptr"),
+    _clone_optional(0x80000, "tls"),
+)
+CODE = Kind(lambda call, arg: str(signed(call.args[arg])))
+WHICH = named(numbered("PRIO_PROCESS PRIO_PGRP PRIO_USER"), "PRIO_???")
+WAIT_FLAGS = named_flags(WAIT, "W???")
+
+CALLS: dict[str, Signature] = {
+    "execve": (PATH, ARGV, ENVP), "fork": (), "vfork": (), "exit": (CODE,), "exit_group": (CODE,),
+    "clone": (Kind(lambda call, arg: f"child_stack={address(call.args[1])}"), Kind(lambda call, arg: _clone_flags(call, 0)),
+        *CLONE_TAIL),
+    "clone3": (Kind(_clone3_both, ((ON_ENTRY, BYTES, BY_ONE, 64),), grows=True), LU.replace(out=True, comma=False)),
+    "wait4": (D, STATUS, WAIT_FLAGS.replace(out=True), USAGE),
+    "getpid": (), "getppid": (), "gettid": (), "getuid": (), "geteuid": (), "getgid": (), "getegid": (), "getpgrp": (),
+    "setsid": (),
+    "getpgid": (D,), "setpgid": (D, D), "getsid": (D,), "setuid": (ID,), "setgid": (ID,), "setreuid": (ID, ID),
+    "setregid": (ID, ID),
+    "setresuid": (ID, ID, ID), "setresgid": (ID, ID, ID), "getresuid": (ID_OUT,) * 3, "getresgid": (ID_OUT,) * 3,
+    "setfsuid": (ID,), "setfsgid": (ID,), "getgroups": (D, Kind(_groups, ((ON_RETURN, BYTES, 0, 4),), True)),
+    "prlimit64": (D, LIMIT, LIMITS_IN, LIMITS_OUT), "getrlimit": (LIMIT, LIMITS_OUT), "setrlimit": (LIMIT, LIMITS_IN),
+    "getrusage": (named({0: "RUSAGE_SELF", 0xFFFFFFFF: "RUSAGE_CHILDREN", 1: "RUSAGE_THREAD"}, "RUSAGE_???"), USAGE),
+    "arch_prctl": (named(ARCH, "ARCH_???"), Kind(_arch, ((ON_RETURN, BYTES, BY_ONE, 8),))),
+    "prctl": (named(PRCTL, "PR_???"), PRCTL_FIRST, PRCTL_REST, PRCTL_REST, PRCTL_REST),
+    "set_tid_address": (P,), "set_robust_list": (P, LU), "get_robust_list": (D, P, P),
+    "rseq": (P, X, Kind(lambda call, arg: flags(call.args[arg], {1: "RSEQ_FLAG_UNREGISTER"}, "RSEQ_FLAG_???")), X),
+    "futex": (P, Kind(_futex_op), FUTEX_REST, FUTEX_TIME, FUTEX_REST, FUTEX_REST), "sched_yield": (),
+    "getrandom": (Kind(_random, ((ON_RETURN, BYTES, 6, 1),), True), LU, named_flags(RANDOM, "GRND_???")),
+    "uname": (structure(390, _uname, ON_RETURN),), "sysinfo": (structure(108, _sysinfo, ON_RETURN),),
+    "sched_getaffinity": (D, LU, CPUS),
+    "sched_setaffinity": (D, LU, CPUS.replace(copies=((ON_ENTRY, BYTES, 1, 0),), out=False)),
+    "getpriority": (WHICH, D), "setpriority": (WHICH, D, D), "personality": (X,), "getcpu": (P, P, P), "restart_syscall": (),
+    "pidfd_open": (D, X), "pidfd_send_signal": (D, U, P, X), "unshare": (named_flags(CLONE, "CLONE_???"),),
+    "setns": (D, named_flags(CLONE, "CLONE_???")), "kcmp": (D, D, U, LU, LU),
+}  # fmt: skip

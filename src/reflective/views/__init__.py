@@ -1,0 +1,1 @@
+"""Values to text and JSON. Nothing here collects or computes."""

@@ -1,0 +1,84 @@
+"""Values as JSON: one object a line, integers stay integers, a schema with a version."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..elf.image import ElfImage
+from ..observe.aslr import Finding
+from ..observe.space import Change, Line
+from ..observe.stack import Item
+from ..plan.build import LoadPlan
+from ..plan.steps import At, Step
+from ..values import Value
+
+
+def plan(value: LoadPlan) -> str:
+    """A load plan, schema reflective.plan/1."""
+    return json.dumps(
+        {
+            "schema": "reflective.plan/1",
+            "path": value.path,
+            "prefix": [os.fsdecode(word) for word in value.prefix],
+            "executable": _image(value.executable),
+            "interpreter": _image(value.interpreter) if value.interpreter else None,
+            "steps": [{"step": number, **_step(step)} for number, step in enumerate(value.steps)],
+            "entry": _plain(value.entry),
+            "notes": list(value.notes),
+        }
+    )
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {"kind": step.kind, **{name: _plain(getattr(step, name)) for name in step._fields}}
+
+
+def _image(image: ElfImage) -> dict[str, Any]:
+    return {name: _plain(getattr(image, name)) for name in image._fields}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, At):
+        return {"base": value.base, "offset": value.offset}
+    if isinstance(value, Value):
+        return {name: _plain(getattr(value, name)) for name in value._fields}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+def aslr(program: str, finding: Finding, runs: int) -> list[str]:
+    """A region's findings, one line a way of starting, schema reflective.aslr/1."""
+    lines = []
+    for via, region in finding.regions.items():
+        head = {"schema": "reflective.aslr/1", "program": program, "region": finding.name, "via": via, "runs": runs}
+        figures = {name: _plain(getattr(region, name)) for name in region._fields if name not in ("name", "runs")}
+        rule = {"rule_bits": finding.rule.bits, "rule": finding.rule.words, "notes": list(finding.notes)}
+        lines.append(json.dumps({**head, **figures, **rule}))
+    return lines
+
+
+def stack(program: str, via: str, items: Sequence[Item], registers: Mapping[str, int]) -> list[str]:
+    """The initial stack from the top down, one line an item, then the registers; schema reflective.stack/1."""
+    head = {"schema": "reflective.stack/1", "program": program, "via": via}
+    lines = [json.dumps({**head, "record": "item", **_plain(item)}) for item in reversed(items)]
+    return [*lines, json.dumps({**head, "record": "registers", **registers})]
+
+
+def maps(facts: Mapping[str, int | str], lines: Sequence[Line]) -> list[str]:
+    """An address space, one line a mapping, schema reflective.maps/1."""
+    return [json.dumps({"schema": "reflective.maps/1", **facts, **_line(line)}) for line in lines]
+
+
+def map_changes(facts: Mapping[str, int | str], changes: Sequence[Change]) -> list[str]:
+    """What changed in an address space, one line a change, schema reflective.maps/1 with `sign` and `change`."""
+    head = {"schema": "reflective.maps/1", **facts}
+    return [json.dumps({**head, "sign": change.sign, "change": change.words, **_line(change.line)}) for change in changes]
+
+
+def _line(line: Line) -> dict[str, Any]:
+    rest = {name: getattr(line, name) for name in line._fields if name not in ("mapping", "usage")}
+    return {**_plain(line.mapping), **_plain(line.usage), **rest}

@@ -1,0 +1,90 @@
+"""An address space as text for a terminal, by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..observe.space import Change, Line
+from ..plan.steps import prot_text
+
+STYLES = {1: "green", 3: "yellow", 5: "red", 7: "bold white on red", 0: "dim"}
+LEGEND = (
+    ("r--", 1, "read-only"), ("rw-", 3, "writable"), ("r-x", 5, "code"), ("rwx", 7, "writable code"), ("---", 0, "no access"),
+)  # fmt: skip
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+SMALL_GAP = 1 << 20
+
+
+def space(lines: Sequence[Line], head: str) -> RenderableType:
+    """One line a mapping, the lowest address first; large gaps between them."""
+    table = _table(("range", "size", "prot", "offset", "RSS", "PSS", "shared", "what"))
+    for line in lines:
+        if line.gap >= SMALL_GAP and line is not lines[0]:
+            table.add_row("", size(line.gap), "", "", "", "", "", "free", style="dim")
+        table.add_row(*_cells(line))
+    total = (
+        sum(line.usage.rss for line in lines),
+        sum(line.usage.pss for line in lines),
+        sum(line.usage.shared for line in lines),
+    )
+    table.add_row("total", "", "", "", *(size(value) for value in total), "", style="bold")
+    return Group(Text(head), Text(""), table, Text(""), _legend())
+
+
+def difference(changes: Sequence[Change], head: str) -> RenderableType:
+    """One line a change."""
+    table = _table(("", "range", "size", "prot", "offset", "RSS", "PSS", "shared", "what"))
+    styles = {"+": "green", "-": "red", "~": "yellow"}
+    for change in changes:
+        cells = _cells(change.line)
+        words = Text(f"{cells[-1]}; {change.words}" if change.words else str(cells[-1]))
+        table.add_row(Text(change.sign, style=styles[change.sign]), *cells[:-1], words)
+    said = Text("\n+ new, - gone, ~ changed. shared: bytes that another process has mapped too.", style="dim")
+    return Group(Text(head), Text(""), table, said)
+
+
+def size(value: int) -> str:
+    """Bytes in the unit that fits: 132 KiB."""
+    unit = 0
+    while value >= 10240 and unit < len(UNITS) - 1:
+        value, unit = value >> 10, unit + 1
+    return f"{value} {UNITS[unit]}" if value else "0"
+
+
+def _table(columns: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for name in columns:
+        right = name in ("size", "offset", "RSS", "PSS", "shared")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "what", overflow="fold")
+    return table
+
+
+def _cells(line: Line) -> tuple[str | Text, ...]:
+    mapping, usage = line.mapping, line.usage
+    prot = Text(prot_text(mapping.prot) + ("s" if mapping.shared else "p"), style=STYLES.get(mapping.prot, ""))
+    name = "".join(c if c.isprintable() else "?" for c in line.object)
+    return (
+        f"{mapping.start:012x}-{mapping.end:012x}",
+        size(mapping.end - mapping.start),
+        prot,
+        f"{mapping.offset:#x}" if mapping.file else "",
+        size(usage.rss),
+        size(usage.pss),
+        size(usage.shared),
+        Text(" ".join(part for part in (name, line.what) if part)),
+    )
+
+
+def _legend() -> Text:
+    text = Text()
+    for letters, prot, words in LEGEND:
+        text.append(letters, style=STYLES[prot])
+        text.append(f" {words}  ")
+    text.append(
+        "\nshared: bytes that another process has mapped too; PSS: each page divided by the number that have it.", style="dim"
+    )
+    return text
