@@ -1,0 +1,340 @@
+/*
+ * The host's half of the C core, called with starts that Python would never make. Built with sanitizers by
+ * tests/unit/test_core_sanitized.py. Every buffer has exactly the size that its start states, or, where that is more than the
+ * core may take, can't be read at all: so a byte read or written too many ends this program.
+ *
+ *   harness cases             each deliberately broken start by name, and the errno it gives (0: accepted)
+ *   harness mutate SEED COUNT that many starts at random: how many were accepted, how many refused
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "host/prepare.h"
+
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
+
+static const uint64_t BLOB = 0x200000000000, TOP = 0x7ffffffff000, READABLE = 65536;
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "harness: %s\n", what);
+    abort();
+}
+
+/* Instead of a fork: EAGAIN. Everything else is the real thing. */
+long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
+
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
+{
+    if (number != SYS_clone)
+        return __real_syscall(number, a, b, c, d, e, f);
+    errno = EAGAIN;
+    return -1;
+}
+
+/* A good start: three arguments, two environment strings, the path. */
+static const char STRINGS[] = "prog\0one\0two\0A=1\0B=2\0/bin/prog";
+static const struct refl_op OPS[] = {
+    {.kind = OP_CALL, .nr = SYS_munmap, .param = {PARAM_EXE, PARAM_STACK_SIZE}, .arg = {4096, 8192}},
+    {.kind = OP_UNMAP, .param = {PARAM_NONE, PARAM_BLOB}},
+    {.kind = OP_ZERO, .param = {PARAM_EXE}, .arg = {64, 128}},
+    {.kind = OP_COPY, .param = {PARAM_IMAGE_AT, PARAM_IMAGE, PARAM_IMAGE_SIZE}},
+    {.kind = OP_SIGNALS},
+    {.kind = OP_CLOEXEC, .param = {PARAM_EXE_FD, PARAM_INTERP_FD, PARAM_REPORT_FD}},
+};
+static const struct refl_aux AUX[] = {{3, 64, PARAM_EXE}, {25, 0, PARAM_RANDOM}, {31, 0, PARAM_EXECFN}, {6, 4096, PARAM_NONE}};
+
+/* The contents a start is made from; a case or a mutation changes them, and sizes in the start itself. */
+struct contents {
+    struct refl_op ops[8];
+    struct refl_aux aux[8];
+    char strings[128];
+};
+
+static void good(struct refl_start *start, struct contents *contents)
+{
+    memset(contents, 0, sizeof *contents);
+    memcpy(contents->ops, OPS, sizeof OPS);
+    memcpy(contents->aux, AUX, sizeof AUX);
+    memcpy(contents->strings, STRINGS, sizeof STRINGS);
+    *start = (struct refl_start){
+        .op_count = LENGTH(OPS),
+        .aux_count = LENGTH(AUX),
+        .strings_size = sizeof STRINGS,
+        .argc = 3,
+        .envc = 2,
+        .data_size = 40,
+        .platform_size = 7,
+        .shuffle = 1234,
+        .stack_limit = 8 << 20,
+        .image = {0, 4096, 8192, 12288},
+        .entry = 4096,
+        .entry_param = PARAM_INTERP,
+        .gadget = 0x1234,
+        .set_exe = 1,
+    };
+    start->params[PARAM_EXE] = 0x555555554000;
+    start->params[PARAM_INTERP] = 0x7ffff7fc0000;
+    start->params[PARAM_STACK_TOP] = TOP;
+    start->params[PARAM_BLOB] = BLOB;
+    start->params[PARAM_VDSO_NEW] = 0x7ffff7fb0000;
+    start->params[PARAM_REPORT_FD] = 5;
+}
+
+/* Memory that nobody may read. */
+static void *forbidden(void)
+{
+    static void *page;
+    if (!page && (page = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) == MAP_FAILED)
+        fail("mmap");
+    return page;
+}
+
+/* A heap block of that size which begins with the contents; one byte further and the sanitizer stops us. */
+static void *block(uint64_t count, uint64_t item, const void *from, uint64_t have)
+{
+    if (count > READABLE)
+        return forbidden();
+    uint64_t size = count * item;
+    char *memory = calloc(1, size ? size : 1);
+    if (!memory)
+        fail("no memory");
+    if (from)
+        memcpy(memory, from, size < have ? size : have);
+    return memory;
+}
+
+static void give_back(const void *memory)
+{
+    if (memory != forbidden())
+        free((void *)(uintptr_t)memory);
+}
+
+static void check_accepted(const struct refl_start *start, const struct area *area)
+{
+    const uint64_t *p = start->params;
+    uint64_t base = (uint64_t)area->base, end = base + area->size, argc;
+    const struct refl_job *job = area->job;
+    if (job->count != start->op_count || (uint64_t)job->ops < base || (uint64_t)(job->ops + job->count) > end)
+        fail("the operations lie outside of the area");
+    if (p[PARAM_BLOB_END] != end || p[PARAM_DATA] < base || p[PARAM_DATA] + start->data_size > end)
+        fail("the data lie outside of the area");
+    if (p[PARAM_IMAGE] < base || p[PARAM_IMAGE] + p[PARAM_IMAGE_SIZE] > end)
+        fail("the stack's contents lie outside of the area");
+    if (p[PARAM_SP] % 16 || p[PARAM_IMAGE_AT] + p[PARAM_IMAGE_SIZE] != p[PARAM_STACK_TOP] || p[PARAM_STACK_LOW] > p[PARAM_SP])
+        fail("the stack is not where it should be");
+    if (p[PARAM_EXECFN] < p[PARAM_SP] || p[PARAM_EXECFN] >= p[PARAM_STACK_TOP] || p[PARAM_RANDOM] < p[PARAM_SP])
+        fail("the strings lie outside of the stack");
+    memcpy(&argc, (const uint8_t *)p[PARAM_IMAGE] + (p[PARAM_SP] - p[PARAM_IMAGE_AT]), 8);
+    if (argc != start->argc)
+        fail("argc is not at the stack pointer");
+}
+
+/* The errno of one start. `through` takes the way through refl_spawn, where the fork fails: EAGAIN is its success. */
+static int attempt(struct refl_start *start, const struct contents *contents, int through)
+{
+    struct area area;
+    start->ops = block(start->op_count, sizeof *contents->ops, contents->ops, sizeof contents->ops);
+    start->auxv = block(start->aux_count, sizeof *contents->aux, contents->aux, sizeof contents->aux);
+    start->strings = block(start->strings_size, 1, contents->strings, sizeof contents->strings);
+    start->data = block(start->data_size, 1, NULL, 0);
+    start->random = block(16, 1, NULL, 0);
+    start->platform = block(start->platform_size, 1, "x86_64", 7);
+    int64_t result;
+    if (through) {
+        result = refl_spawn(start);
+        result = result == -EAGAIN ? 0 : result ? result : -EPROTO;
+    } else if ((result = area_create(start, &area)) == 0) {
+        result = prepare(start, &area, 0);
+        if (result == 0)
+            check_accepted(start, &area);
+        area_destroy(&area);
+    }
+    give_back(start->ops);
+    give_back(start->auxv);
+    give_back(start->strings);
+    give_back(start->data);
+    give_back(start->random);
+    give_back(start->platform);
+    if (result > 0 || result < -4095)
+        fail("neither success nor an errno");
+    return (int)-result;
+}
+
+/* Each case: its name, and what it breaks. */
+#define CASES(X)                                                                                                              \
+    X(good, (void)s)                                                                                                          \
+    X(good_without_gadget, s->gadget = 0)                                                                                     \
+    X(good_without_platform, s->platform_size = 0)                                                                            \
+    X(good_without_operations, s->op_count = 0)                                                                               \
+    X(good_without_auxv, s->aux_count = 0)                                                                                    \
+    X(good_without_limit, s->stack_limit = UINT64_MAX)                                                                        \
+    X(good_tiny_limit, s->stack_limit = 0)                                                                                    \
+    X(argc_zero, s->argc = 0)                                                                                                 \
+    X(argc_too_large, s->argc = 5)                                                                                            \
+    X(argc_takes_the_path, s->argc = 4)                                                                                       \
+    X(argc_huge, s->argc = 1ul << 40)                                                                                         \
+    X(argc_overflows_in_bytes, s->argc = 1ul << 61)                                                                           \
+    X(argc_most, s->argc = UINT64_MAX)                                                                                        \
+    X(envc_too_large, s->envc = 100)                                                                                          \
+    X(envc_most, s->envc = UINT64_MAX)                                                                                        \
+    X(counts_overflow, (s->argc = 1ul << 63, s->envc = 1ul << 63))                                                            \
+    X(counts_sum_up_to_few, (s->argc = 1, s->envc = UINT64_MAX))                                                              \
+    X(strings_empty, s->strings_size = 0)                                                                                     \
+    X(strings_without_last_nul, s->strings_size--)                                                                            \
+    X(strings_without_any_nul, memset(c->strings, 'x', s->strings_size))                                                      \
+    X(strings_most, s->strings_size = UINT64_MAX)                                                                             \
+    X(strings_as_large_as_the_stack, s->strings_size = TOP)                                                                   \
+    X(op_count_too_large, s->op_count = 65537)                                                                                \
+    X(op_count_overflows_in_bytes, s->op_count = 1ul << 58)                                                                   \
+    X(op_count_most, s->op_count = UINT64_MAX)                                                                                \
+    X(op_kind_out_of_range, c->ops[2].kind = OP_COUNT)                                                                        \
+    X(op_kind_most, c->ops[5].kind = UINT16_MAX)                                                                              \
+    X(op_param_out_of_range, c->ops[0].param[5] = PARAM_COUNT)                                                                \
+    X(op_param_most, c->ops[3].param[0] = UINT8_MAX)                                                                          \
+    X(aux_param_out_of_range, c->aux[1].param = PARAM_COUNT)                                                                  \
+    X(aux_param_most, c->aux[3].param = UINT64_MAX)                                                                           \
+    X(aux_count_too_large, s->aux_count = 257)                                                                                \
+    X(aux_count_most, s->aux_count = UINT64_MAX)                                                                              \
+    X(aux_count_overflows_in_bytes, s->aux_count = 1ul << 60)                                                                 \
+    X(data_too_large, s->data_size = (1ul << 32) + 1)                                                                         \
+    X(data_most, s->data_size = UINT64_MAX)                                                                                   \
+    X(data_rounds_to_nothing, s->data_size = UINT64_MAX - 14)                                                                 \
+    X(platform_most, s->platform_size = UINT64_MAX)                                                                           \
+    X(platform_as_large_as_the_stack, s->platform_size = TOP)                                                                 \
+    X(platform_too_large, s->platform_size = 65)                                                                              \
+    X(shuffle_out_of_range, s->shuffle = 8192)                                                                                \
+    X(shuffle_most, s->shuffle = UINT64_MAX)                                                                                  \
+    X(stack_top_zero, s->params[PARAM_STACK_TOP] = 0)                                                                         \
+    X(stack_top_low, s->params[PARAM_STACK_TOP] = 4096)                                                                       \
+    X(stack_top_unaligned, s->params[PARAM_STACK_TOP] = TOP + 8)                                                              \
+    X(stack_top_most, s->params[PARAM_STACK_TOP] = UINT64_MAX)                                                                \
+    X(entry_param_out_of_range, s->entry_param = PARAM_COUNT)                                                                 \
+    X(entry_param_most, s->entry_param = UINT64_MAX)                                                                          \
+    X(blob_zero, s->params[PARAM_BLOB] = 0)                                                                                   \
+    X(blob_unaligned, s->params[PARAM_BLOB] = BLOB + 1)                                                                       \
+    X(blob_beyond_user_space, s->params[PARAM_BLOB] = 1ul << 63)                                                              \
+    X(blob_taken, s->params[PARAM_BLOB] = (uint64_t)forbidden())
+
+#define CASE(name, change)                                                                                                    \
+    good(s, c);                                                                                                               \
+    change;                                                                                                                   \
+    first = attempt(s, c, 0);                                                                                                 \
+    good(s, c);                                                                                                               \
+    change;                                                                                                                   \
+    if (attempt(s, c, 1) != first)                                                                                            \
+        fail(#name ": refl_spawn sees it otherwise");                                                                         \
+    printf("%s %d\n", #name, first);
+
+static void cases(void)
+{
+    struct refl_start start, *s = &start;
+    struct contents contents, *c = &contents;
+    int first;
+    CASES(CASE)
+}
+
+static uint64_t state;
+
+/* splitmix64 */
+static uint64_t any(void)
+{
+    uint64_t z = state += 0x9e3779b97f4a7c15;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+}
+
+/* A number that breaks things more often than any would. */
+static uint64_t nasty(uint64_t near)
+{
+    static const uint64_t edges[] = {0,    1,    7,     8,     15,    16,        64,        4095,
+                                     4096, 8191, 65535, 65536, 65537, 1ul << 31, 1ul << 32, 1ul << 40};
+    switch (any() % 6) {
+    case 0:
+        return edges[any() % LENGTH(edges)];
+    case 1:
+        return near + any() % 16;
+    case 2:
+        return near - any() % 16;
+    case 3:
+        return any() % 64;
+    case 4:
+        return UINT64_MAX - any() % 4096;
+    default:
+        return any() >> any() % 64;
+    }
+}
+
+static void mutate(struct refl_start *s, struct contents *c)
+{
+    uint64_t *numbers[] = {
+        &s->op_count, &s->aux_count,   &s->strings_size, &s->argc,        &s->envc,   &s->data_size, &s->platform_size,
+        &s->shuffle,  &s->stack_limit, &s->entry,        &s->entry_param, &s->gadget, &s->set_exe,   &s->own_mask,
+    };
+    uint64_t pick;
+    switch (any() % 6) {
+    case 0:
+        pick = any() % LENGTH(numbers);
+        *numbers[pick] = nasty(*numbers[pick]);
+        break;
+    case 1:
+        pick = any() % LENGTH(s->params);
+        s->params[pick] = nasty(s->params[pick]);
+        break;
+    case 2:
+        c->strings[any() % sizeof STRINGS] = (char)(any() % 2 ? 0 : any());
+        break;
+    case 3:
+        ((uint8_t *)c->ops)[any() % sizeof OPS] = (uint8_t)any();
+        break;
+    case 4:
+        ((uint8_t *)c->aux)[any() % sizeof AUX] = (uint8_t)any();
+        break;
+    default:
+        s->image[any() % 4] = nasty(0);
+    }
+}
+
+/* What the core may read it must be given: sizes between what is readable and what it refuses are made smaller. */
+static void settle(struct refl_start *s)
+{
+    if (s->data_size > READABLE && s->data_size <= 1ul << 32)
+        s->data_size %= READABLE;
+    if (s->strings_size > READABLE && s->strings_size <= s->params[PARAM_STACK_TOP] / 32)
+        s->strings_size %= READABLE;
+}
+
+static void random_starts(uint64_t seed, uint64_t count)
+{
+    struct refl_start start;
+    struct contents contents;
+    uint64_t accepted = 0;
+    state = seed;
+    for (uint64_t i = 0; i < count; i++) {
+        good(&start, &contents);
+        for (uint64_t changes = 1 + any() % 3; changes; changes--)
+            mutate(&start, &contents);
+        settle(&start);
+        accepted += attempt(&start, &contents, i % 16 == 0) == 0;
+    }
+    printf("accepted %lu refused %lu\n", accepted, count - accepted);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "cases") == 0)
+        cases();
+    else if (argc == 4 && strcmp(argv[1], "mutate") == 0)
+        random_starts(strtoul(argv[2], NULL, 0), strtoul(argv[3], NULL, 0));
+    else
+        return 2;
+    return 0;
+}

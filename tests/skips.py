@@ -1,0 +1,33 @@
+"""What a test needs of the machine: the reason for a skip is always what to install.
+
+Where CI is set in the environment nothing may be missing: there a skip is a failure, but for those listed here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import pytest
+
+# Reasons (regular expressions) that CI accepts, and why.
+ALLOWED = {
+    r"python3\.1[23] is not installed": "Debian 12 packages 3.11 alone; the others are tested where pyenv has them",
+}
+
+
+def needs(program: str, package: str) -> None:
+    """Skips the test if the program is not installed, and says how to get it."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed: apt-get install {package}")
+
+
+def refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turns a skip into a failure where CI is set, unless its reason is allowed. An expected failure is no skip."""
+    if "CI" not in os.environ or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix("Skipped: ")
+    if not any(re.fullmatch(pattern, reason) for pattern in ALLOWED):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow (tests/skips.py): {reason}"
