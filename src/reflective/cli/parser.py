@@ -28,6 +28,16 @@ examples:
   reflective plan /bin/ls                     every step from fork to jump
   reflective plan --json ./script.sh          one JSON object (schema reflective.plan/1)
 """
+ADDR_EXAMPLES = """\
+examples:
+  reflective addr $$ 0x7f5e2b6a1994           object, segment, section, symbol, source line, page of an address
+  reflective addr $$ libc.so.6+0x77994 puts+20   the other way round: a place in a file, a symbol
+  reflective addr $$ ld-linux-x86-64.so.2:malloc memcpy@GLIBC_2.14   of one object; of one version
+  reflective addr --json $$ main | jq .link_address   one JSON object an address (schema reflective.addr/1)
+
+A name without an object is looked for in every mapped ELF file: one answer for each that defines it. Numbers are decimal
+unless they begin with 0x, or look like those in /proc/PID/maps. More in docs/addr.md.
+"""
 PROGRAM = "looked for in PATH unless it has a slash"
 ASLR_EXAMPLES = """\
 examples:
@@ -81,6 +91,12 @@ def _address(text: str) -> int:
     return value
 
 
+def _process(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no process ID")
+    return int(text)
+
+
 def _assignment(text: str) -> str:
     if not text.partition("=")[0] or "=" not in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -123,6 +139,7 @@ def build_parser() -> Parser:
     plan.add_argument("--json", action="store_true", help="one JSON object")
     plan.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
     plan.add_argument("program", help=PROGRAM)
+    _add_addr(commands)
     _add_aslr(commands)
     _add_stack(commands)
     _add_maps(commands)
@@ -183,7 +200,20 @@ def _add_maps(commands: Commands) -> None:
     maps.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG").required = False
 
 
-SHOWN = ("aslr", "maps", "plan", "stack", "trace")  # subcommands with a module of that name, whose show() does it
+def _add_addr(commands: Commands) -> None:
+    addr = commands.add_parser(
+        "addr",
+        help="explain an address",
+        epilog=ADDR_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    addr.add_argument("--json", action="store_true", help="one JSON object an address")
+    addr.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+    addr.add_argument("pid", metavar="PID", type=_process, help="the process whose addresses they are")
+    addr.add_argument("addresses", nargs="+", metavar="ADDRESS", help="a number, OBJECT+OFFSET or [OBJECT:]SYMBOL[+OFFSET]")
+
+
+SHOWN = ("addr", "aslr", "maps", "plan", "stack", "trace")  # subcommands with a module of that name, whose show() does it
 
 
 def dispatch(words: list[str]) -> int:

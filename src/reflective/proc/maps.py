@@ -60,10 +60,27 @@ def content(pid: int, name: str) -> bytes:
     try:
         with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
             return file.readall()
-    except PermissionError:
-        raise SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {_way_out(pid)}") from None
-    except (FileNotFoundError, ProcessLookupError):
-        raise SessionError(f"no process {pid}") from None
+    except OSError as error:
+        raise unreadable(pid, name, error) from None
+
+
+def unreadable(pid: int, name: str, error: OSError) -> SessionError:
+    """What an error of opening or reading a file of /proc/PID means."""
+    if isinstance(error, PermissionError):
+        return SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {_way_out(pid)}")
+    if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+        return SessionError(f"no process {pid}")
+    return SessionError(f"process {pid}: /proc/{pid}/{name}: {error.strerror}")
+
+
+def check_space(pid: int, space: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
+    """The same space, if there is one. Raises SessionError for a zombie, a kernel thread, and a 32-bit program."""
+    if not space:
+        state = content(pid, "stat").rpartition(b")")[2].split()
+        if state[0] in (b"Z", b"X"):
+            raise SessionError(f"process {pid} has ended (a zombie): its parent, {int(state[1])}, has not waited for it yet")
+        raise SessionError(f"process {pid} is a thread of the kernel: it has no address space of its own")
+    return space
 
 
 def _way_out(pid: int) -> str:
