@@ -64,6 +64,7 @@ examples:
   reflective maps --at main -- ./hello        a program that has been stopped at main
   reflective maps --at entry --diff exit -- ls   what changed between two phases (ls does run, and is heard)
   reflective maps --via reflective --at loader -- ./hello   with the loader's own memory, just before it goes
+  reflective maps --shared $PPID $$           which page frames this shell and its parent have in common (as root)
   reflective maps --json $$ | jq .rss         one JSON object a mapping (schema reflective.maps/1)
 
 phases: loader (the new image is mapped), interpreter (the dynamic linker's first instruction), entry (the program's own),
@@ -193,6 +194,7 @@ def _add_maps(commands: Commands) -> None:
     )
     maps.add_argument("--at", metavar="PHASE", choices=phases, help="where to stop the program (default: entry)")
     maps.add_argument("--diff", metavar="PHASE", choices=phases, help="show what changes from there to a later phase")
+    maps.add_argument("--shared", metavar="PID", type=_process, help="count the page frames that process PID has as well")
     maps.add_argument("--via", choices=("kernel", "reflective"), help="who starts the program (default: kernel)")
     maps.add_argument("--json", action="store_true", help="one JSON object a mapping")
     maps.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")

@@ -10,6 +10,7 @@ from typing import Any
 from ..elf.image import ElfImage
 from ..observe.address import Place
 from ..observe.aslr import Finding
+from ..observe.sharing import Pages, Shared
 from ..observe.space import Change, Line
 from ..observe.stack import Item
 from ..plan.build import LoadPlan
@@ -78,6 +79,22 @@ def map_changes(facts: Mapping[str, int | str], changes: Sequence[Change]) -> li
     """What changed in an address space, one line a change, schema reflective.maps/1 with `sign` and `change`."""
     head = {"schema": "reflective.maps/1", **facts}
     return [json.dumps({**head, "sign": change.sign, "change": change.words, **_line(change.line)}) for change in changes]
+
+
+def map_sharing(facts: Mapping[str, int | str], found: Sequence[Shared]) -> list[str]:
+    """Which page frames two processes share, a line for each mapping of the first, schema reflective.maps/1."""
+    return [json.dumps({"schema": "reflective.maps/1", **facts, **_line(one.line), **_pages(one.pages)}) for one in found]
+
+
+def _pages(pages: Pages | None) -> dict[str, int | None]:
+    named = {
+        "pages_here": "here",
+        "pages_there": "there",
+        "pages_both": "both",
+        "pages_same": "same",
+        "pages_differ": "differ",
+    }
+    return {key: getattr(pages, name) if pages else None for key, name in named.items()}
 
 
 def address(pid: int, place: Place) -> str:
