@@ -236,7 +236,6 @@ def test_what_is_known_is_said_beside_an_error(running: Running) -> None:
         (["4194304", "main"], 1, "no process 4194304"),
         (["self", "main"], 2, "'self' is no process ID"),
         (["1"], 2, "required: ADDRESS"),
-        (["2", "main"], 1, "process 2 is a thread of the kernel"),
     ],
 )
 def test_errors(words: list[str], status: int, message: str) -> None:

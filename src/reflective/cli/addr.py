@@ -67,6 +67,10 @@ class Process:
     def targets(self, word: str) -> list[tuple[str, int]]:
         """The word, with each address that it means. Raises SessionError for a name that means none."""
         value = observe.number(word)
+        if value is None and objects.narrow(self.pid):
+            raise SessionError(
+                f"{word}: process {self.pid} runs a 32-bit program, whose symbols are not read: ask gdb -p {self.pid}"
+            )
         found = [value] if value is not None else observe.named(word, self._everything())
         return [(word, one) for one in found]
 

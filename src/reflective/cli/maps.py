@@ -34,8 +34,12 @@ def show(args: argparse.Namespace) -> int:
             return _fail("a process ID stands alone; for a program use --at PHASE -- PROGRAM", USAGE)
         pid = int(args.program)
         return _show(args, pid, f"process {pid}", {"pid": pid})
+    except LoadError as error:
+        if error.hint.startswith("32-bit"):
+            error.hint = "a 32-bit program: start it yourself, and give maps its process ID"
+        return _fail(str(error), status_of(error))
     except (ReflectiveError, ValueError) as error:
-        return _fail(str(error), status_of(error) if isinstance(error, LoadError) else FAILED)
+        return _fail(str(error), FAILED)
 
 
 def look(pid: int) -> tuple[Line, ...]:

@@ -74,13 +74,16 @@ def unreadable(pid: int, name: str, error: OSError) -> SessionError:
 
 
 def check_space(pid: int, space: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
-    """The same space, if there is one. Raises SessionError for a zombie, a kernel thread, and a 32-bit program."""
-    if not space:
-        state = content(pid, "stat").rpartition(b")")[2].split()
-        if state[0] in (b"Z", b"X"):
-            raise SessionError(f"process {pid} has ended (a zombie): its parent, {int(state[1])}, has not waited for it yet")
+    """The same space, if there is one. Raises SessionError for a zombie and a thread of the kernel."""
+    if space:
+        return space
+    state, parent = content(pid, "stat").rpartition(b")")[2].split()[:2]
+    if state not in (b"Z", b"X"):
         raise SessionError(f"process {pid} is a thread of the kernel: it has no address space of its own")
-    return space
+    others = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid)
+    if others:
+        raise SessionError(f"process {pid}: its first thread has ended, others have not: give the number of one, {others[0]}")
+    raise SessionError(f"process {pid} has ended (a zombie): its parent, {int(parent)}, has not waited for it yet")
 
 
 def _way_out(pid: int) -> str:

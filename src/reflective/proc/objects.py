@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..elf.image import ElfImage, read
+from ..elf.image import MAGIC, ElfImage, read
 from ..errors import LoadError
 from .maps import Mapping
 
@@ -43,6 +43,15 @@ def images(pid: int, space: tuple[Mapping, ...]) -> dict[int, ElfImage]:
         finally:
             os.close(fd)
     return found
+
+
+def narrow(pid: int) -> bool:
+    """True for a 32-bit program (EI_CLASS of its file)."""
+    try:
+        with open(f"/proc/{pid}/exe", "rb", buffering=0) as file:
+            return file.read(5) == MAGIC + b"\1"
+    except OSError:
+        return False
 
 
 def memory(pid: int, mapping: Mapping) -> bytes:
