@@ -63,6 +63,14 @@ def copies(phases_too: bool) -> dict[int, tuple[tracer.Copy, ...]]:
     return table
 
 
+def text(event: Event, view: View, many: bool) -> str:
+    """An event's line."""
+    if not isinstance(event, Syscall):
+        return view.other(event, many)
+    head = view.head(event, many)
+    return f'{head}{event.t_ns},"dur_ns":{event.dur_ns}}}\n' if view.timed else head
+
+
 class Reader:
     """What must be remembered from one record to the next: tasks, mappings, phases."""
 
@@ -102,7 +110,7 @@ class Reader:
         if event is None:
             return ""
         if not isinstance(event, Syscall):
-            return view.other(event, many or self.many)
+            return text(event, view, many or self.many)
         head = view.head(event, many)
         if kind == tracer.SYSCALL and event.name not in phases.STATEFUL:
             if len(self._cache) >= CACHE_MOST:
@@ -228,7 +236,7 @@ class Reader:
         result = error_text(-ret) if call.error else decode.result(call)
         return Syscall(
             pid, tid, times[0], part, bool(mode & tracer.TOLD), name, number, tuple(words), entry, args, ret, result,
-            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0],
+            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0], None,
         )  # fmt: skip
 
 

@@ -1,0 +1,35 @@
+"""How a process comes and goes: execve, exit of a thread, exit of all."""
+
+from __future__ import annotations
+
+from .callers import functions
+from .facts import Fact
+from .libc import inside
+from .state import State
+
+
+def executed(state: State, fact: Fact) -> str:
+    """Words for an execve that has succeeded; `state` is already the new program's."""
+    executable, interpreter = state.executable, state.interpreter
+    if not fact.ok or executable is None:
+        return ""
+    maps = f"the kernel maps {executable.name} ({len(executable.elf.image.loads)} segments)"
+    if interpreter is None:
+        if executable.elf.image.interpreter is not None:
+            return ""
+        return f"{maps}, stack and vdso; it has no PT_INTERP: its own entry is next"
+    count = len(interpreter.elf.image.loads)
+    return f"{maps}, its interpreter {interpreter.path} ({count} segments), stack, vdso; the interpreter runs first"
+
+
+def ended(state: State, fact: Fact) -> str:
+    """Words for exit_group."""
+    code = fact.args[0] & 0xFF
+    if fact.phase == "exit" and (inside(state, fact) or "exit" in functions(state, fact)):
+        return f"ends the process with status {code}: main has returned, exit has run handlers and destructors"
+    return f"ends the process, all its threads, with status {code}{', as main has returned' if fact.phase == 'exit' else ''}"
+
+
+def thread_ended(state: State, fact: Fact) -> str:
+    """Words for exit."""
+    return "ends this thread alone" if fact.tid in state.tcb else ""
