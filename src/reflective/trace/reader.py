@@ -63,12 +63,9 @@ def copies(phases_too: bool) -> dict[int, tuple[tracer.Copy, ...]]:
     return table
 
 
-def text(event: Event, view: View, many: bool) -> str:
-    """An event's line."""
-    if not isinstance(event, Syscall):
-        return view.other(event, many)
-    head = view.head(event, many)
-    return f'{head}{event.t_ns},"dur_ns":{event.dur_ns}}}\n' if view.timed else head
+def line_of(head: str, entered: int, left: int, timed: bool) -> str:
+    """A call's line: what a view gives for it, and its times if the view wants them."""
+    return f'{head}{entered},"dur_ns":{left - entered}}}\n' if timed else head
 
 
 class Reader:
@@ -110,13 +107,13 @@ class Reader:
         if event is None:
             return ""
         if not isinstance(event, Syscall):
-            return text(event, view, many or self.many)
+            return view.other(event, many or self.many)
         head = view.head(event, many)
         if kind == tracer.SYSCALL and event.name not in phases.STATEFUL:
             if len(self._cache) >= CACHE_MOST:
                 self._cache.clear()
             self._cache[body] = head
-        return f'{head}{entered},"dur_ns":{left - entered}}}\n' if view.timed else head
+        return line_of(head, entered, left, view.timed)
 
     def tally(self, batch: bytes) -> None:
         """Counts the calls of a batch; `totals` has the sums."""

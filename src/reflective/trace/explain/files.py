@@ -135,5 +135,7 @@ def closed(state: State, fact: Fact) -> str:
     if not words or not by_linker(state, fact):
         return ""
     file = state.files[fact.args[0] & 0xFFFFFFFF]
-    kept = ": its segments stay mapped" if file.loaded else ": the mapping stays" if file.mapped else ""
-    return f"closes {words}{kept}"
+    if file.loaded or file.mapped:
+        return f"closes {words}: {'its segments stay' if file.loaded else 'it stays'} mapped"
+    same = next((item for item in state.objects if item.elf is file.elf or item.elf.image.identity == file.identity), None)
+    return f"closes {words}: it is {same.name}, which is loaded already" if same else f"closes {words}"

@@ -8,11 +8,11 @@ from ...elf.image import PAGE
 from . import segments
 from .facts import Fact
 from .files import opened_path, role_of
-from .libc import asks_for_buffer, clone_arguments, draws_key
+from .libc import arena, asks_for_buffer, clone_arguments, draws_key
 from .objects import Elf, Loaded, elf_at
 from .search import reason
 from .startup import ARCH_SET_FS, MAP_ANONYMOUS
-from .state import ARENA, CACHE, LIBRARY, STACK, TLS, Area, File, Search, State
+from .state import ARENA, CACHE, LIBRARY, RESERVED, STACK, TLS, Area, File, Search, State
 from .threads import CLONE_SETTLS, is_stack
 
 
@@ -105,15 +105,16 @@ def _mmap(state: State, fact: Fact) -> State:
     number = _number(fact.args[4])
     anonymous = bool(fact.args[3] & MAP_ANONYMOUS)
     file = None if anonymous else state.files.get(number)
-    state = _unmapped(state, start, end)
+    before, state = state, _unmapped(state, start, end)
     if fact.args[2] & 4:
         state = state.replace(code=((start, end, fact.links.get(4, "")), *state.code))
     if file is not None:
         state = _file_mapped(state, fact, number, file)
     if file is not None and file.role == CACHE:
         state = state.replace(areas=(*state.areas, Area(start, end, "cache")))
-    if anonymous and is_stack(fact):
-        state = state.replace(areas=(*state.areas, Area(start, end, STACK)))
+    role = STACK if anonymous and is_stack(fact) else RESERVED if anonymous and arena(before, fact) else ""
+    if role:
+        state = state.replace(areas=(*state.areas, Area(start, end, role)))
     return state.replace(last=Area(start, end, TLS if anonymous else "file"))
 
 
@@ -137,13 +138,19 @@ def _file_mapped(state: State, fact: Fact, number: int, file: File) -> State:
 def _unmapped(state: State, start: int, end: int) -> State:
     """What is left of the areas and the code; a library whose span is gone is unloaded."""
     if any(area.start < end and start < area.end for area in state.areas):
-        state = state.replace(areas=tuple(area for area in state.areas if not (area.start < end and start < area.end)))
+        state = state.replace(areas=tuple(rest for area in state.areas for rest in _left(area, start, end)))
     if any(item[0] < end and start < item[1] for item in state.code):
         state = state.replace(code=tuple(item for item in state.code if not (item[0] < end and start < item[1])))
     gone = [item for item in state.libraries if start <= item.range[0] and item.range[1] <= end]
     if gone:
         state = state.replace(libraries=tuple(item for item in state.libraries if item not in gone))
     return state
+
+
+def _left(area: Area, start: int, end: int) -> list[Area]:
+    """What stays of an area."""
+    low, high = Area(area.start, min(area.end, start), area.role), Area(max(area.start, end), area.end, area.role)
+    return [area] if start >= area.end or end <= area.start else [rest for rest in (low, high) if rest.start < rest.end]
 
 
 def _munmap(state: State, fact: Fact) -> State:
@@ -177,6 +184,16 @@ def _clone(state: State, fact: Fact) -> State:
     return state.replace(tcb={**state.tcb, fact.ret: tls})
 
 
+def started(state: State, fact: Fact, child: int) -> State:
+    """A thread is there before its clone has returned; `fact` is that call's entry."""
+    flags, _, _, tls = clone_arguments(fact)
+    return state.replace(tcb={**state.tcb, child: tls}) if flags & CLONE_SETTLS else state
+
+
+def _sigreturn(state: State, fact: Fact) -> State:
+    return state.replace(entered=True) if state.plan is not None else state
+
+
 def _random(state: State, fact: Fact) -> State:
     return state.replace(random=True) if draws_key(state, fact) else state
 
@@ -188,5 +205,5 @@ def _duplicated(state: State, fact: Fact) -> State:
 RULES = {
     "open": _open, "openat": _open, "read": _read, "newfstatat": _status, "fstat": _status, "close": _close, "mmap": _mmap,
     "munmap": _munmap, "brk": _brk, "arch_prctl": _arch, "clone": _clone, "clone3": _clone, "getrandom": _random,
-    "dup2": _duplicated, "dup3": _duplicated,
+    "dup2": _duplicated, "dup3": _duplicated, "rt_sigreturn": _sigreturn,
 }  # fmt: skip

@@ -7,7 +7,7 @@ import struct
 from .callers import allocating, direct, functions
 from .facts import Fact, file_kind
 from .objects import GLIBC, MUSL
-from .state import ARENA, State
+from .state import ARENA, RESERVED, Area, State
 
 TCGETS, TIOCGWINSZ = 0x5401, 0x5413
 PAD, PAGE, GRND_NONBLOCK = 128 << 10, 4096, 1
@@ -109,8 +109,32 @@ def arena(state: State, fact: Fact) -> str:
     if not fact.ok or state.flavour != GLIBC or not by_libc(state, fact) or prot or flags & 0x4020 != 0x4020:
         return ""
     if size == 2 * HEAP_MAX and allocating(state, fact):
-        return "malloc's arena for another thread: twice 64 MiB of addresses, of which an aligned half is kept"
+        return "malloc's arena for this thread: twice 64 MiB of addresses, of which an aligned half is kept"
     return ""
+
+
+def reserved(state: State, start: int, end: int) -> Area | None:
+    """The arena of a thread that a range lies in."""
+    return next((area for area in state.areas if area.role == RESERVED and area.start <= start < end <= area.end), None)
+
+
+def arena_trimmed(state: State, fact: Fact) -> str:
+    """Words for munmap of what is left over."""
+    start, end = fact.args[0], fact.args[0] + fact.args[1]
+    area = reserved(state, start, end) if fact.ok else None
+    if area is None or not (start == area.start or end == area.end) or area.end - area.start <= HEAP_MAX:
+        return ""
+    return "gives back what the alignment of malloc's arena leaves over"
+
+
+def arena_used(state: State, fact: Fact) -> str:
+    """Words for mprotect within a thread's arena."""
+    start, end = fact.args[0], fact.args[0] + fact.args[1]
+    area = reserved(state, start, end) if fact.ok and fact.args[2] == 3 else None
+    if area is None or area.end - area.start != HEAP_MAX:
+        return ""
+    which = "the first" if start == area.start else "the next"
+    return f"malloc's arena of a thread: {which} {fact.args[1] >> 10} KiB become usable"
 
 
 def large(state: State, fact: Fact) -> str:

@@ -27,7 +27,7 @@ def _reset(fact: Fact) -> str:
     found = ""
     for call in (*reset.IN_PLACE, *reset.TASK, *reset.SEGMENT_BASES):
         if call.name == fact.name and all(isinstance(b, str) or a == b for a, b in zip(fact.args, call.args, strict=False)):
-            found = f"as execve does: {call.why}"
+            found = f"what execve resets: {call.why}"
             break
     return found
 
@@ -94,25 +94,37 @@ def _prctl(state: State, fact: Fact) -> str:
 
 def _signals(state: State, fact: Fact) -> str:
     if not fact.args[1]:
-        return "as execve does: is there a handler to remove?"
-    return "as execve does: the default action, as the handler's code is about to go"
+        return "execve removes handlers: is there one?"
+    return "the default action, as by execve: the handler's code is about to go"
 
 
 def _descriptors(state: State, fact: Fact) -> str:
     if fact.name == "fcntl":
         return "is the descriptor close-on-exec?" if fact.args[1] == F_GETFD else ""
     if fact.name == "close":
-        return "closes what is close-on-exec" if fact.ok and not state.heap[1] else ""
+        return _closed(state, fact)
     return "which descriptors are open?"
 
 
+def _closed(state: State, fact: Fact) -> str:
+    link = fact.links.get(0, "")
+    if not fact.ok or not link:
+        return ""
+    for words, image in _images(state):
+        if _same(image, link):
+            return f"closes {words}: its segments stay mapped"
+    return "all descriptors have been looked at" if link.endswith("/fd") else "closes what is close-on-exec, as execve does"
+
+
 def _unmap(state: State, fact: Fact) -> str:
+    if state.entered:
+        return "unmaps the loader's own memory: nothing of it is left, the program's first instruction is next"
     return "unmaps what is old: all but the loader's own memory and the vdso"
 
 
 RULES: dict[str, Callable[[State, Fact], str]] = {
     "mmap": _mmap, "prctl": _prctl, "rt_sigaction": _signals, "fcntl": _descriptors, "close": _descriptors,
-    "getdents64": _descriptors, "munmap": _unmap,
+    "getdents64": _descriptors, "open": _descriptors, "munmap": _unmap,
     "mremap": lambda state, fact: "moves the vdso and its data to where the kernel would have put them",
     "rt_sigreturn": lambda state, fact: "enters the program: registers, signal mask and FPU as execve leaves them",
 }  # fmt: skip

@@ -19,7 +19,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "open": (files.opened,), "openat": (files.opened,), "read": (files.got,), "pread64": (files.got,),
     "fstat": (files.status, libc.file_status), "newfstatat": (files.status, libc.file_status), "close": (files.closed,),
     "mmap": (segments.mapped, files.mapped, startup.guard, threads.mapped, libc.arena, libc.large),
-    "mprotect": (segments.protected, threads.protected), "munmap": (segments.unmapped,),
+    "mprotect": (segments.protected, threads.protected, libc.arena_used), "munmap": (segments.unmapped, libc.arena_trimmed),
     "arch_prctl": (startup.thread_pointer,), "set_tid_address": (startup.tid_address,),
     "set_robust_list": (startup.robust_list,), "rseq": (startup.restartable,), "prlimit64": (startup.stack_limit,),
     "readlink": (startup.own_path,), "getrandom": (libc.random,), "brk": (libc.heap,), "ioctl": (libc.control,),

@@ -33,12 +33,12 @@ def reason(state: State, path: str, running: bool) -> Reason | None:
     """Why the dynamic linker opens this path; `running`: main has begun. None if nothing says so."""
     directory, name = os.path.split(path)
     asker = next((item for item in state.objects if item.elf.dynamic and _names(item, name, path)), None)
-    if asker is not None and not _loaded(state, name):
-        cause = f"DT_NEEDED of {asker.name} names it"
-    elif _preloaded(state, name, path) and not _loaded(state, name):
+    if _preloaded(state, name, path) and not _loaded(state, name) and not running:
         asker, cause = None, "LD_PRELOAD names it" if _in_environment(state, name, path) else "/etc/ld.so.preload names it"
+    elif asker is not None and not _loaded(state, name):
+        cause = f"DT_NEEDED of {asker.name} names it"
     elif running:
-        asker, cause = None, "dlopen, as main has begun and no DT_NEEDED is left that names it"
+        asker, cause = None, "dlopen, as main has begun and no DT_NEEDED asks for it"
     else:
         return None
     since = state.search.place if state.search and state.search.name == name else 0

@@ -121,7 +121,7 @@ def _segment_at(state: State, address: int) -> tuple[Loaded, int] | None:
 
 
 def near(state: State, fact: Fact, address: int) -> bool:
-    """Is an address in glibc's control block of the calling thread: where FS points, and less than a page?"""
+    """Is an address in glibc's control block of the calling thread: where FS points, or less than a page above?"""
     fs = state.tcb.get(fact.tid, 0)
     return state.flavour == GLIBC and 0 < fs <= address < fs + PAGE
 

@@ -69,6 +69,7 @@ class State(Value):
     search: Search | None = None
     random: bool = False  # malloc has drawn its tcache key
     buffered: frozenset[int] = frozenset()  # descriptors that stdio has asked about
+    entered: bool = False  # its last call but one has been made
     plan: LoadPlan | None = None  # while reflective's own loader is at work
 
     @property
