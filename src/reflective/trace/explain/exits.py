@@ -11,6 +11,8 @@ from .state import State
 def executed(state: State, fact: Fact) -> str:
     """Words for an execve that has succeeded; `state` is already the new program's."""
     executable, interpreter = state.executable, state.interpreter
+    if fact.ok and executable is None and interpreter is not None:
+        return f"the kernel maps {interpreter.name}, a dynamic linker that was started as a program, stack and vdso"
     if not fact.ok or executable is None:
         return ""
     maps = f"the kernel maps {executable.name} ({len(executable.elf.image.loads)} segments)"

@@ -57,6 +57,8 @@ def opened(state: State, fact: Fact) -> str:
     if why is None:
         return ""
     directory = path.rpartition("/")[0]
+    if state.executable is None:
+        return f"opens {why.name}: {why.cause}{there}"
     if why.variant:
         directory = directory.removesuffix("/" + why.variant)
         variant = f", the variant {why.variant} for this processor,"

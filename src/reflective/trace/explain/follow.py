@@ -12,7 +12,7 @@ from .libc import arena, asks_for_buffer, clone_arguments, draws_key
 from .objects import Elf, Loaded, elf_at
 from .search import reason
 from .startup import ARCH_SET_FS, MAP_ANONYMOUS
-from .state import ARENA, CACHE, LIBRARY, RESERVED, STACK, TLS, Area, File, Search, State
+from .state import ARENA, CACHE, LIBRARY, RESERVED, SPAN, STACK, TLS, Area, File, Search, State
 from .threads import CLONE_SETTLS, is_stack
 
 
@@ -67,7 +67,8 @@ def _status(state: State, fact: Fact) -> State:
         return state.replace(buffered=state.buffered | {number})
     if file is None or known is None or fact.strings.get(1):
         return state
-    return _changed(state, number, file.replace(identity=known[1], elf=None))
+    elf = elf_at(fact.links.get(0, ""), known[1]) if file.role == LIBRARY else None
+    return _changed(state, number, file.replace(identity=known[1], elf=elf))
 
 
 def _close(state: State, fact: Fact) -> State:
@@ -79,7 +80,9 @@ def _close(state: State, fact: Fact) -> State:
 
 
 def _loaded(state: State, item: Loaded | None) -> State:
-    """A library is complete when its file is closed."""
+    """A library is complete when its file is closed; so is the program that ld.so was asked to run."""
+    if item is not None and state.executable is None:
+        return state.replace(executable=item)
     return state if item is None else state.replace(libraries=(*state.libraries, item))
 
 
@@ -109,13 +112,20 @@ def _mmap(state: State, fact: Fact) -> State:
     if fact.args[2] & 4:
         state = state.replace(code=((start, end, fact.links.get(4, "")), *state.code))
     if file is not None:
-        state = _file_mapped(state, fact, number, file)
+        state = _file_mapped(before, fact, number, file).replace(areas=state.areas, code=state.code)
     if file is not None and file.role == CACHE:
         state = state.replace(areas=(*state.areas, Area(start, end, "cache")))
-    role = STACK if anonymous and is_stack(fact) else RESERVED if anonymous and arena(before, fact) else ""
+    role = _role(before, fact) if anonymous else ""
     if role:
         state = state.replace(areas=(*state.areas, Area(start, end, role)))
     return state.replace(last=Area(start, end, TLS if anonymous else "file"))
+
+
+def _role(state: State, fact: Fact) -> str:
+    """What an anonymous mapping is for, if that matters later."""
+    if is_stack(fact):
+        return STACK
+    return RESERVED if arena(state, fact) else SPAN if segments.to_align(state, fact) else ""
 
 
 def _file_mapped(state: State, fact: Fact, number: int, file: File) -> State:
@@ -123,11 +133,8 @@ def _file_mapped(state: State, fact: Fact, number: int, file: File) -> State:
     if file.role != LIBRARY or elf is None:
         return _changed(state, number, file.replace(mapped=True))
     if file.loaded is None:
-        base = None
-        if segments.first(elf, fact):
-            base = fact.ret - elf.span[0]
-        elif segments.aligned(elf, fact):
-            base = ((fact.ret + elf.align - 1) & -elf.align) - elf.span[0]
+        whole = segments.first(elf, fact) or segments.first_aligned(state, elf, fact)
+        base = fact.ret - elf.span[0] if whole else None
         if base is not None:
             path = fact.links.get(4, file.path)
             loaded = Loaded(file.name, path, elf, base, file.by, os.path.dirname(file.path))

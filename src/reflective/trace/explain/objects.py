@@ -155,6 +155,11 @@ def _flavour(path: str, identity: FileIdentity) -> str:
     return MUSL if MUSL_SAYS in content else ""
 
 
+def is_linker(elf: Elf) -> bool:
+    """Is the file itself a dynamic linker? One that was started as a program is."""
+    return bool(elf.dynamic and (elf.dynamic.soname or "").startswith("ld-linux")) or contains(elf, MUSL_SAYS)
+
+
 def flavour(elf: Elf | None) -> str:
     """Whose dynamic linker, or static program, a file is: glibc's is called ld-linux in DT_SONAME, musl's says who it is."""
     try:

@@ -37,6 +37,8 @@ def reason(state: State, path: str, running: bool) -> Reason | None:
         asker, cause = None, "LD_PRELOAD names it" if _in_environment(state, name, path) else "/etc/ld.so.preload names it"
     elif asker is not None and not _loaded(state, name):
         cause = f"DT_NEEDED of {asker.name} names it"
+    elif state.executable is None:
+        return Reason(name, "", "the program that the dynamic linker was asked to run", "", "", 0)
     elif running:
         asker, cause = None, "dlopen, as main has begun and no DT_NEEDED asks for it"
     else:

@@ -6,7 +6,7 @@ from ...elf.image import PAGE, Segment
 from ...plan.steps import prot_of
 from .facts import Fact
 from .objects import Elf, Loaded, elf_at, protection
-from .state import State
+from .state import SPAN, File, State
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_FIXED, MAP_ANONYMOUS = 0x10, 0x20
@@ -42,6 +42,24 @@ def aligned(elf: Elf, fact: Fact) -> bool:
     return elf.align > PAGE and not flags & MAP_FIXED and prot == 0 and up(size) == up(end - start + elf.align)
 
 
+def first_aligned(state: State, elf: Elf, fact: Fact) -> bool:
+    """Does the mmap put the whole span at an aligned address in what was reserved for that?"""
+    address, size, prot, flags, _, offset = fact.args
+    load, (start, end) = elf.image.loads[0], elf.span
+    own = (load.offset & -PAGE, prot_of(load.flags))
+    if not flags & MAP_FIXED or flags & MAP_ANONYMOUS or (offset, prot) != own or up(size) != up(end) - start:
+        return False
+    return (address - start) % elf.align == 0 and state.area_at(address, SPAN) is not None
+
+
+def to_align(state: State, fact: Fact) -> File | None:
+    """The library for which an anonymous mmap reserves addresses to choose from."""
+    if not fact.ok or not fact.args[3] & MAP_ANONYMOUS or fact.object not in _loaders(state):
+        return None
+    waiting = (file for file in state.files.values() if file.elf is not None and file.loaded is None)
+    return next((file for file in waiting if file.elf is not None and aligned(file.elf, fact)), None)
+
+
 def part_of(loaded: Loaded, fact: Fact) -> Segment | None:
     """The PT_LOAD that a fixed mmap of the file brings in: address, offset, length and protection must be its own."""
     address, size, prot, flags, _, offset = fact.args
@@ -73,28 +91,38 @@ def mapped(state: State, fact: Fact) -> str:
     if not fact.ok or fact.object not in _loaders(state):
         return ""
     if fact.args[3] & MAP_ANONYMOUS:
-        return _bss(state, fact)
+        return _bss(state, fact) or _reservation(state, fact)
     file, elf = state.files.get(fact.args[4] & 0xFFFFFFFF), elf_of(state, fact)
     if file is None or elf is None:
         return ""
     name = file.name
     if file.loaded is None:
-        return _reserved(name, elf, fact)
+        return _reserved(state, name, elf, fact)
     load = part_of(file.loaded, fact)
     if load is None:
         return ""
     return f"maps segment {load.index} of {name} ({elf.kind_of(load)}) at +{load.vaddr & -PAGE:#x}"
 
 
-def _reserved(name: str, elf: Elf, fact: Fact) -> str:
+def _reservation(state: State, fact: Fact) -> str:
+    file = to_align(state, fact)
+    if file is None or file.elf is None:
+        return ""
+    start, end = file.elf.span
+    more = f"{end - start} bytes and {file.elf.align:#x} more"
+    return f"reserves addresses for {file.name} ({more}), to choose a multiple of its alignment"
+
+
+def _reserved(state: State, name: str, elf: Elf, fact: Fact) -> str:
     load, (start, end) = elf.image.loads[0], elf.span
-    if first(elf, fact):
-        rest = f"; segment {load.index} ({elf.kind_of(load)}) stays, the others follow" if len(elf.image.loads) > 1 else ""
-        count = len(elf.image.loads)
-        return f"reserves the whole span of {name} ({end - start} bytes for {count} PT_LOADs){rest}"
-    if aligned(elf, fact):
-        return f"reserves the span of {name} ({end - start} bytes) and {elf.align:#x} more, to choose an aligned base"
-    return ""
+    if first_aligned(state, elf, fact):
+        words = f"maps {name} over its whole span at a multiple of {elf.align:#x}"
+    elif first(elf, fact):
+        words = f"reserves the whole span of {name} ({end - start} bytes for {len(elf.image.loads)} PT_LOADs)"
+    else:
+        return ""
+    rest = f"; segment {load.index} ({elf.kind_of(load)}) stays, the others follow" if len(elf.image.loads) > 1 else ""
+    return words + rest
 
 
 def _bss(state: State, fact: Fact) -> str:

@@ -10,11 +10,11 @@ from ...plan.build import LoadPlan
 from ...proc import maps
 from ...proc.maps import Mapping
 from ...values import Value
-from .objects import Elf, Loaded, elf_at, flavour
+from .objects import Elf, Loaded, elf_at, flavour, is_linker
 
 AT_PHDR, AT_BASE, AT_ENTRY, AT_SECURE = 3, 7, 9, 23
 CACHE, PRELOAD, LIBRARY, MUSL_PATHS = "ld.so.cache", "ld.so.preload", "library", "musl's path file"
-TLS, STACK, ARENA, RESERVED = "tls", "stack", "arena", "reserved"
+TLS, STACK, ARENA, RESERVED, SPAN = "tls", "stack", "arena", "reserved", "span"
 
 
 class File(Value):
@@ -114,6 +114,8 @@ def begin(space: bytes, auxv: bytes, environ: bytes) -> State:
     mappings = maps.parse(space)
     executable = _object_with(mappings, known.get(AT_ENTRY, 0))
     interpreter = _object_with(mappings, known.get(AT_BASE, 0)) if known.get(AT_BASE) else None
+    if executable is not None and interpreter is None and is_linker(executable.elf):
+        executable, interpreter = None, executable  # started as a program: it loads another
     others = _libraries(mappings, {item.path for item in (executable, interpreter) if item})
     code = tuple((item.start, item.end, item.path) for item in mappings if item.prot & 4)
     return State(executable, interpreter, others, names, bool(known.get(AT_SECURE)), code=code)
