@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .callers import functions
 from .facts import Fact
-from .libc import inside
 from .state import State
 
 
@@ -27,9 +26,10 @@ def executed(state: State, fact: Fact) -> str:
 def ended(state: State, fact: Fact) -> str:
     """Words for exit_group."""
     code = fact.args[0] & 0xFF
-    if fact.phase == "exit" and (inside(state, fact) or "exit" in functions(state, fact)):
-        return f"ends the process with status {code}: main has returned, exit has run handlers and destructors"
-    return f"ends the process, all its threads, with status {code}{', as main has returned' if fact.phase == 'exit' else ''}"
+    returned = ["main has returned"] if fact.phase == "exit" else []
+    through = ["exit has run handlers and destructors"] if "exit" in functions(state, fact) else []
+    why = ", ".join(returned + through)
+    return f"ends the process and all its threads with status {code}{f': {why}' if why else ''}"
 
 
 def thread_ended(state: State, fact: Fact) -> str:

@@ -70,10 +70,8 @@ def file_status(state: State, fact: Fact) -> str:
     known, number = fact.status, fact.args[0] & 0xFFFFFFFF
     if known is None or fact.strings.get(1) or not asks_for_buffer(state, fact):
         return ""
-    kind, name = file_kind(known[0]), STREAMS.get(number, f"descriptor {number}")
-    if kind == "a character device":
-        return f"stdio chooses a buffer for {name}: a character device, line by line if it is a terminal"
-    return f"stdio chooses a buffer for {name}: {kind}, so whole blocks"
+    name = STREAMS.get(number, f"descriptor {number}")
+    return f"stdio sets up a buffer for {name}: how large, and is it a terminal? It is {file_kind(known[0])}"
 
 
 def asks_for_buffer(state: State, fact: Fact) -> bool:
@@ -89,9 +87,8 @@ def control(state: State, fact: Fact) -> str:
         return ""
     answer = "It is" if fact.ok else "It is not"
     if by_stdio(state, fact):
-        so = "line by line" if fact.ok else "whole blocks"
-        return f"stdio chooses how {name} is buffered: is it a terminal? {answer}: {so}"
-    return f"is {name} a terminal? {answer}" if command == TCGETS else ""
+        return f"stdio sets up a buffer for {name}: is it a terminal, to be written line by line? {answer}"
+    return f"is {name} a terminal? {answer}" if command == TCGETS and "isatty" in functions(state, fact) else ""
 
 
 def written(state: State, fact: Fact) -> str:
@@ -100,7 +97,7 @@ def written(state: State, fact: Fact) -> str:
     if not fact.ok or not by_stdio(state, fact):
         return ""
     when = ", as main has returned" if fact.phase == "exit" else ""
-    return f"stdio writes what {STREAMS.get(number, f'descriptor {number}')} has buffered{when}: {fact.ret} bytes"
+    return f"stdio passes on what was written to {STREAMS.get(number, f'descriptor {number}')}{when}: {fact.ret} bytes"
 
 
 def arena(state: State, fact: Fact) -> str:
