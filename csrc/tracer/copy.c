@@ -167,6 +167,11 @@ static void copy_one(const struct session *session, struct task *task, const str
         add_bytes(task, head, 8);
         return;
     }
+    if (copy->kind == COPY_FRAMES) { /* return addresses are among these */
+        head.address = task->sp;
+        add_bytes(task, head, copy->size);
+        return;
+    }
     if (!address)
         return;
     if (copy->count < 6)

@@ -25,7 +25,7 @@ enum event_kind {
     EVENT_TASK, /* a task appears: args[0] the process that made its process */
     EVENT_CLONE, /* args[0] new task, args[1] PTRACE_EVENT_FORK, VFORK or CLONE */
     EVENT_EXEC, /* args[0] the task it was before */
-    EVENT_MAPS, /* payload: /proc/PID/maps */
+    EVENT_MAPS, /* payloads: /proc/PID/maps, auxv, environ */
     EVENT_MARK, /* args[0] enum mark, args[1] address */
     EVENT_DETACHED, /* args[0] 1: inside a call */
 };
@@ -62,7 +62,7 @@ struct payload {
 _Static_assert(sizeof(struct payload) == 16, "tracer.py unpacks 16 bytes");
 
 enum payload_flag { PAYLOAD_FAULT = 1, PAYLOAD_NUL = 2, PAYLOAD_CUT = 4 };
-enum copy_kind { COPY_STRING = 1, COPY_BYTES, COPY_VECTOR, COPY_COUNT, COPY_IOVEC, COPY_FD, COPY_STACK };
+enum copy_kind { COPY_STRING = 1, COPY_BYTES, COPY_VECTOR, COPY_COUNT, COPY_IOVEC, COPY_FD, COPY_STACK, COPY_FRAMES };
 
 #define RECORD_MOST (2u << 20)
 #define BUFFER_SIZE (8u << 20)

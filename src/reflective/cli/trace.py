@@ -15,6 +15,7 @@ from ..errors import LoadError
 from ..native import tracer
 from ..native.run import die_of
 from ..native.tracer import Request, Session
+from ..plan.build import search
 from ..trace.reader import Reader, copies
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
@@ -49,10 +50,15 @@ def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
     wanted = args.expression
     if wanted is not None and args.json:
         wanted |= {NUMBERS[name] for name in STATE}
+    table, told = {} if args.count else copies(args.json), args.json or args.explain
+    if args.explain:
+        from ..trace.explain import reader as explaining
+
+        wanted, table = wanted and wanted | explaining.NEEDED, explaining.copies()
     until = tracer.UNHIDDEN if gate < 0 else tracer.UNTIL_EXECVE if args.via == "kernel" else tracer.UNTIL_ANONYMOUS
     return Request(
-        tuple(tids), tids[0], copies(args.json) if not args.count else {}, wanted, string_limit=args.strings, gate=gate,
-        follow=args.follow, pin=not args.no_pin, phases=args.json or until == tracer.UNTIL_ANONYMOUS, until=until,
+        tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate,
+        follow=args.follow, pin=not args.no_pin, phases=told or until == tracer.UNTIL_ANONYMOUS, until=until,
     )  # fmt: skip
 
 
@@ -60,7 +66,7 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     gc.disable()  # nothing here is circular, and every line would count towards the next collection
     interrupts: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
-    reader = Reader(args.strings, args.expression)
+    reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
     writer: view.Json | view.Text = view.Json() if args.json else view.Text(args.follow and bool(args.output))
     session = Session(request)
     try:
@@ -80,6 +86,13 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     if args.count:
         file.write(view.summary(reader.totals()))
     return status, bool(interrupts)
+
+
+def _explainer(args: argparse.Namespace) -> Reader:
+    from ..trace.explain.reader import Explainer
+
+    plan = search(args.program, os.get_exec_path(), in_place=True) if args.program and args.via == "reflective" else None
+    return Explainer(args.strings, args.expression, plan)
 
 
 @contextmanager

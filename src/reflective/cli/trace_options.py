@@ -12,6 +12,7 @@ examples:
   reflective trace -e %file,!close cat x       calls that take a path; or by name, or all but some
   reflective trace --json ls | jq .phase       JSON lines on stdout (schema reflective.trace/1, docs/trace.schema.json)
   reflective trace --via reflective ./hello    watch reflective's own loader at work
+  reflective trace --explain ls                what each call is for, as far as files, maps and earlier calls say so
   reflective trace -p 1234                     a running process; ^C detaches, and it runs on
   reflective trace -c git status               how often, how long
 
@@ -31,6 +32,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("-p", "--pid", metavar="PID", type=int, action="append", default=[], help="attach to a process")
     parser.add_argument("-c", "--count", action="store_true", help="only a table of how often and how long")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--explain", action="store_true", help="say below each call what it is for, where that is known")
     parser.add_argument("--via", choices=("kernel", "reflective"), default="kernel", help="what loads the program (kernel)")
     parser.add_argument("--no-pin", action="store_true", help="leave the CPUs of the traced tasks alone")
     parser.add_argument("program", nargs="?", help="looked for in PATH unless it has a slash")

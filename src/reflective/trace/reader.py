@@ -63,6 +63,11 @@ def copies(phases_too: bool) -> dict[int, tuple[tracer.Copy, ...]]:
     return table
 
 
+def line_of(head: str, entered: int, left: int, timed: bool) -> str:
+    """A call's line: what a view gives for it, and its times if the view wants them."""
+    return f'{head}{entered},"dur_ns":{left - entered}}}\n' if timed else head
+
+
 class Reader:
     """What must be remembered from one record to the next: tasks, mappings, phases."""
 
@@ -108,7 +113,7 @@ class Reader:
             if len(self._cache) >= CACHE_MOST:
                 self._cache.clear()
             self._cache[body] = head
-        return f'{head}{entered},"dur_ns":{left - entered}}}\n' if view.timed else head
+        return line_of(head, entered, left, view.timed)
 
     def tally(self, batch: bytes) -> None:
         """Counts the calls of a batch; `totals` has the sums."""
@@ -228,7 +233,7 @@ class Reader:
         result = error_text(-ret) if call.error else decode.result(call)
         return Syscall(
             pid, tid, times[0], part, bool(mode & tracer.TOLD), name, number, tuple(words), entry, args, ret, result,
-            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0],
+            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0], None,
         )  # fmt: skip
 
 
