@@ -99,6 +99,7 @@ struct refl_trace_options {
     uint64_t string_limit;
     const int32_t *tids; /* tasks to attach to */
     uint64_t tid_count;
+    uint64_t needed; /* so many of them must be attached to; the others may have ended */
     int32_t gate; /* >= 0: tids[0] is our child and reads one byte here before it becomes the program */
     int32_t leader; /* whose wait status is the session's */
     uint32_t follow; /* 1: children and threads too */
@@ -116,5 +117,9 @@ int64_t refl_trace_take(void *trace, uint8_t **data, uint64_t enough, uint32_t t
 /* Asks the session to detach from all tasks and end. */
 void refl_trace_stop(void *trace);
 
-/* Waits for the end. The leader's wait status, -1 if it lives; *error is the errno that ended the session, or 0. */
-int32_t refl_trace_finish(void *trace, int32_t *error);
+/* Waits for the end. The leader's wait status, -1 if it lives; *error is the errno that ended the session, or 0; *refused
+ * the task that could not be attached to. */
+int32_t refl_trace_finish(void *trace, int32_t *error, int32_t *refused);
+
+/* execve; its errno. */
+int refl_execve(const char *path, char *const *argv, char *const *envp);

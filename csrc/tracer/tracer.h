@@ -102,6 +102,7 @@ struct session {
     int cpu;
     volatile int stop;
     int error, leader_status;
+    pid_t refused;
     cpu_set_t affinity; /* of the tasks, before they were pinned */
     struct task *open; /* whose call is entered, and not yet told */
     struct task *tasks[TASK_BUCKETS];

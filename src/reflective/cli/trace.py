@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from ..errors import LoadError
+from ..errors import LoadError, SessionError
 from ..native import tracer
 from ..native.run import die_of
 from ..native.tracer import Request, Session
+from ..trace import attach
 from ..trace.reader import Reader, copies
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
+from .exec import initial_environment
 
 STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
 
@@ -32,13 +34,14 @@ def show(args: argparse.Namespace) -> int:
     try:
         with _output(args) as file:
             if args.program:
-                pid, gate = gated([args.program, *args.arguments], args.via == "reflective")
+                pid, gate = gated([args.program, *args.arguments], initial_environment(), args.via == "reflective")
                 tids = [pid]
             else:
-                tids = [tid for pid in args.pid for tid in _tasks(pid, args.follow)]
+                tids = attach.tasks(args.pid, args.follow)
+                _warn(args.pid)
             status, interrupted = _trace(args, _request(args, tids, gate), file)
-    except (LoadError, ValueError, OSError) as error:
-        return _refused(error, args.pid)
+    except (SessionError, ValueError, OSError) as error:
+        return _refused(error, bool(args.pid))
     finally:
         if gate >= 0:
             os.close(gate)
@@ -53,6 +56,7 @@ def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
     return Request(
         tuple(tids), tids[0], copies(args.json) if not args.count else {}, wanted, string_limit=args.strings, gate=gate,
         follow=args.follow, pin=not args.no_pin, phases=args.json or until == tracer.UNTIL_ANONYMOUS, until=until,
+        needed=len(args.pid) or 1,
     )  # fmt: skip
 
 
@@ -91,23 +95,19 @@ def _output(args: argparse.Namespace) -> Iterator[TextIO]:
         yield sys.stdout if args.json else sys.stderr
 
 
-def _tasks(pid: int, follow: bool) -> list[int]:
-    """What to attach to: the process's leader, or all of its threads."""
-    if not os.path.exists(f"/proc/{pid}"):
-        raise ProcessLookupError(3, "there is no such process", str(pid))
-    others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid] if follow else []
-    return [pid, *others]
+def _warn(pids: list[int]) -> None:
+    for pid in pids:
+        if attach.bits(pid) == 32:
+            print(
+                f"reflective: process {pid} runs a 32-bit program: its calls are shown by number; strace -p {pid} names them",
+                file=sys.stderr,
+            )
 
 
-def _refused(error: Exception, pids: list[int]) -> int:
-    hint = ""
-    if isinstance(error, PermissionError) and pids:
-        with open(f"/proc/{pids[0]}/status") as file:
-            tracer_pid = next((line.split()[1] for line in file if line.startswith("TracerPid:")), "0")
-        hint = f" (it is already traced by process {tracer_pid})" if tracer_pid != "0" else (
-            " (another user's process, or kernel.yama.ptrace_scope forbids it: try as root, or start the program by trace)"
-        )  # fmt: skip
-    print(f"reflective: {error}{hint}", file=sys.stderr)
+def _refused(error: Exception, attaching: bool) -> int:
+    known = attaching and isinstance(error, OSError) and isinstance(error.filename, int)
+    said = attach.refusal(error.filename, error) if known and isinstance(error, OSError) else str(error)
+    print(f"reflective: {said}", file=sys.stderr)
     return 127 if isinstance(error, LoadError) else 1
 
 
