@@ -82,12 +82,13 @@ int64_t refl_run_to(int pid, uint64_t address);
 
 /* What to copy of a system call's arguments; up to 8 a call, the first with when == 0 ends the list. */
 struct refl_copy {
-    uint8_t when;   /* 1: when the call is entered, 2: when it has returned */
-    uint8_t kind;   /* 1 string, 2 bytes, 3 vector of strings, 4 length of a vector, 5 iovec, 6 what a descriptor is,
-                       7 the 8 bytes `size` above the stack pointer */
-    uint8_t arg;    /* which argument points there */
-    uint8_t
-        count; /* size is multiplied: 0-5 by that argument, 6 by the result, 7 by 1, 8 by the 32-bit word argument 2 points to */
+    uint8_t when; /* 1: when the call is entered, 2: when it has returned */
+    /* 1 string, 2 bytes, 3 vector of strings, 4 length of a vector, 5 iovec, 6 what a descriptor is, 7 the 8 bytes `size` above
+     * the stack pointer, 8 struct msghdr, 9 array of struct mmsghdr, 10 a pointer, a word, and `size` bytes behind the pointer */
+    uint8_t kind;
+    uint8_t arg; /* which argument points there; 6: the result */
+    uint8_t count; /* size is multiplied: 0-5 by that argument, 6 by the result, 7 by 1, 8 by the 32-bit word that the next
+                      argument points to */
     uint32_t size; /* in bytes; kind 1: 0, as far as the limit goes; kind 2: 1, likewise, 0: single bytes beyond it */
 };
 

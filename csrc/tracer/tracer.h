@@ -62,7 +62,18 @@ struct payload {
 _Static_assert(sizeof(struct payload) == 16, "tracer.py unpacks 16 bytes");
 
 enum payload_flag { PAYLOAD_FAULT = 1, PAYLOAD_NUL = 2, PAYLOAD_CUT = 4 };
-enum copy_kind { COPY_STRING = 1, COPY_BYTES, COPY_VECTOR, COPY_COUNT, COPY_IOVEC, COPY_FD, COPY_STACK };
+enum copy_kind {
+    COPY_STRING = 1,
+    COPY_BYTES,
+    COPY_VECTOR,
+    COPY_COUNT,
+    COPY_IOVEC,
+    COPY_FD,
+    COPY_STACK,
+    COPY_MESSAGE,
+    COPY_MESSAGES,
+    COPY_BEHIND,
+};
 
 #define RECORD_MOST (2u << 20)
 #define BUFFER_SIZE (8u << 20)

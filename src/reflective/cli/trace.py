@@ -22,6 +22,10 @@ from ..trace.syscalls import NUMBERS
 from ..views import trace as view
 from .exec import initial_environment
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..trace import engine
+
 STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
 
 
@@ -66,7 +70,7 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     reader = Reader(args.strings, args.expression)
     writer: view.Json | view.Text = view.Json() if args.json else view.Text(args.follow and bool(args.output))
-    session = Session(request)
+    session = _engine(args.engine)(request)
     try:
         for batch in session.batches(lambda: bool(interrupts)):
             if args.count:
@@ -84,6 +88,14 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     if args.count:
         file.write(view.summary(reader.totals()))
     return status, bool(interrupts)
+
+
+def _engine(name: str) -> type[Session] | type[engine.Session]:
+    if name == "c":
+        return Session
+    from ..trace import engine  # python-ptrace, and with it ctypes, are slow to import
+
+    return engine.Session
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Protocol
 from ...values import Value
 
 ON_ENTRY, ON_RETURN = 1, 2
-STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK = 1, 2, 3, 4, 5, 6, 7
+STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, MESSAGE, MESSAGES, BEHIND = range(1, 11)
 BY_RESULT, BY_ONE, BY_WORD = 6, 7, 8
 FAULT, NUL, CUT = 1, 2, 4
 Piece = tuple[int, int, int, int, bytes]  # when, kind, flags, address, contents
