@@ -80,7 +80,7 @@ int64_t refl_exec_traced(const char *path, char *const *argv, char *const *envp)
  * or its wait status if it ended first. */
 int64_t refl_run_to(int pid, uint64_t address);
 
-/* What to copy of a system call's arguments; up to 8 a call, the first with when == 0 ends the list. */
+/* What to copy of a system call's arguments; up to 16 a call, the first with when == 0 ends the list. */
 struct refl_copy {
     uint8_t when; /* 1: when the call is entered, 2: when it has returned */
     /* 1 string, 2 bytes, 3 vector of strings, 4 length of a vector, 5 iovec, 6 what a descriptor is, 7 the 8 bytes `size` above
@@ -94,7 +94,7 @@ struct refl_copy {
 
 /* One trace session. Everything is copied or used before refl_trace_finish. */
 struct refl_trace_options {
-    const struct refl_copy *copies; /* numbers rows of 8 */
+    const struct refl_copy *copies; /* numbers rows of 16 */
     const uint8_t *wanted; /* numbers + 1 bytes: 1, such calls are recorded; the last is for all others */
     uint64_t numbers;
     uint64_t string_limit;

@@ -277,8 +277,8 @@ void copy_arguments(const struct session *session, struct task *task, int when)
     if (record->number >= session->options.numbers || record->flags & FLAG_FOREIGN ||
         (when == 2 && record->flags & FLAG_ERROR))
         return;
-    const struct refl_copy *copy = session->options.copies + 8ul * record->number;
-    for (int i = 0; i < 8 && copy[i].when; i++)
+    const struct refl_copy *copy = session->options.copies + (size_t)COPIES * record->number;
+    for (int i = 0; i < COPIES && copy[i].when; i++)
         if (copy[i].when == when && copy[i].arg <= (when == 2 ? RESULT : RESULT - 1))
             copy_one(session, task, &copy[i]);
 }

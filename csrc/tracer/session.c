@@ -124,7 +124,7 @@ void *refl_trace_start(const struct refl_trace_options *options)
         return NULL;
     session->options = *options;
     session->leader_status = -1;
-    session->options.copies = copied(options->copies, options->numbers * 8 * sizeof(struct refl_copy));
+    session->options.copies = copied(options->copies, options->numbers * COPIES * sizeof(struct refl_copy));
     session->options.wanted = copied(options->wanted, options->numbers + 1);
     session->options.tids = copied(options->tids, options->tid_count * sizeof(int32_t));
     if (session->options.string_limit > RECORD_MOST / 16)

@@ -75,6 +75,7 @@ enum copy_kind {
     COPY_BEHIND,
 };
 
+#define COPIES 16 /* rows of the table for each call */
 #define RECORD_MOST (2u << 20)
 #define BUFFER_SIZE (8u << 20)
 

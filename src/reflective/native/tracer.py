@@ -22,7 +22,7 @@ STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, MESSAGE, MESSAGES, BEHIND = rang
 BY_RESULT, BY_ONE, BY_WORD = 6, 7, 8
 ON_ENTRY, ON_RETURN = 1, 2
 UNHIDDEN, UNTIL_EXECVE, UNTIL_ANONYMOUS = 0, 1, 2
-ROWS = 8  # copies a system call
+ROWS = 16  # copies a system call
 
 ENOUGH, PATIENCE_MS = 1 << 18, 20
 Copy = tuple[int, int, int, int, int]  # when, kind, argument, count, size: struct refl_copy

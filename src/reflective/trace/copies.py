@@ -82,7 +82,7 @@ class Record:
 
     def copy(self, rows: tuple[Copy, ...], when: int, args: tuple[int, ...], ret: int, sp: int) -> None:
         """All that the rows ask for at this moment: 1 on entry, 2 on return."""
-        for at, kind, arg, count, size in rows[:8]:
+        for at, kind, arg, count, size in rows:
             if at == when and (arg < RESULT or when == ON_RETURN):
                 self._one(kind, arg, when, count, size, args, ret, sp)
 
