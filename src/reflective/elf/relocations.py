@@ -111,15 +111,15 @@ class Slots(Value):
         return next((one.name for one in self.sections if one.address <= address < one.address + one.size), "")
 
 
-def read(path: str | os.PathLike[str], *, relative: bool = False) -> Slots:
+def read(path: str | os.PathLike[str], *, relative: bool = False, name: str = "") -> Slots:
     """The slots of a file; those of RELATIVE relocations, which name no symbol and are many, only if asked for.
 
-    Raises LoadError: what opening gives; ENOEXEC for a file that is no program or library for x86-64, or whose tables do not
-    fit into it: the message names the field and what it holds.
+    `name` is what to call the file if its path is one in /proc. Raises LoadError: what opening gives; ENOEXEC for a file that
+    is no program or library for x86-64, or whose tables do not fit into it: the message names the field and what it holds.
     """
-    name = os.fspath(path)
+    name = name or os.fspath(path)
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise load_error(error.errno or errno.EIO, f"can't be opened: {error.strerror}", name) from None
     try:

@@ -61,13 +61,13 @@ def content(pid: int, name: str) -> bytes:
         with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
             return file.readall()
     except PermissionError:
-        raise SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {_way_out(pid)}") from None
+        raise SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {way_out(pid)}") from None
     except (FileNotFoundError, ProcessLookupError):
         raise SessionError(f"no process {pid}") from None
 
 
-def _way_out(pid: int) -> str:
-    """Who may: kernel/ptrace.c: __ptrace_may_access."""
+def way_out(pid: int) -> str:
+    """What to do about a process that may not be looked at: kernel/ptrace.c: __ptrace_may_access."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:
