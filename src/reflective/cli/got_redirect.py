@@ -12,13 +12,11 @@ from ..native.run import die_of
 from ..observe.got.listing import View, addresses, listing
 from ..observe.got.redirect import Change, Request, parse, plan
 from ..plan.build import search
-from ..plan.stack import encode, parse_auxv
+from ..plan.stack import AT_ENTRY, encode, parse_auxv
 from ..proc import loaded, maps
 from ..proc.loaded import Loaded
 from ..proc.memory import Memory
 from .exec import initial_environment
-
-AT_ENTRY = 9
 
 
 def redirect(args: argparse.Namespace) -> int:
@@ -27,7 +25,8 @@ def redirect(args: argparse.Namespace) -> int:
     Reads of `args`: redirect (list of SYMBOL=TARGET), force, pid, or program, arguments, at, via; json, color. Raises
     ReflectiveError, or ValueError for a request that is none; then nothing has been changed.
     """
-    from ..trace.session import MAIN, Held, Session
+    from ..trace.held import Held
+    from ..trace.session import MAIN, Session
     from ..trace.starts import KERNEL, Program
 
     requests = [parse(text) for text in args.redirect]

@@ -6,14 +6,12 @@ kernel kills the program too (PTRACE_O_EXITKILL). Forks are not followed.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-from contextlib import suppress
 from types import TracebackType
 
 from ptrace import PtraceError
-from ptrace.binding.func import REGISTER_NAMES, ptrace, ptrace_detach, ptrace_pokeuser
+from ptrace.binding.func import REGISTER_NAMES, ptrace_detach, ptrace_pokeuser
 from ptrace.debugger import ProcessEvent, PtraceDebugger, PtraceProcess
 
 from ..errors import LoadError, SessionError
@@ -29,7 +27,6 @@ from .starts import KERNEL, PYTHON_IGNORES, Program, why_not_traced
 
 LOADER, INTERPRETER, ENTRY, MAIN, EXIT = PHASES = ("loader", "interpreter", "entry", "main", "exit")
 EXITKILL, TRACEEXIT, EVENT_EXIT = 0x100000, 0x40, 6  # linux/ptrace.h
-SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000  # linux/ptrace.h, linux/wait.h
 DEBUG_REGISTERS = 848  # offsetof(struct user, u_debugreg), x86-64
 ON_EXECUTION = 1  # DR7: register 0, on execution, one byte
 STEPS_TO_MAIN, LONGEST_CALL = 200, 7
@@ -97,11 +94,16 @@ class Session:
         """Lets the program run on, traced no more, and stands in for it until it ends: its wait status."""
         mask = block_signals()
         try:
-            ptrace_detach(self._traced.pid)
-            self._forget()
+            ptrace_detach(self.hand_over())
             return attend(self.pid)
         finally:
             unblock_signals(mask)
+
+    def hand_over(self) -> int:
+        """Ends the session, not the program: it stands where it stood, traced by the caller, who has its pid now."""
+        pid = int(self._traced.pid)
+        self._forget()
+        return pid
 
     @property
     def _traced(self) -> PtraceProcess:
@@ -225,49 +227,3 @@ class Session:
             while os.WIFSTOPPED(os.waitpid(self.pid, 0)[1]):
                 self._process.cont()  # its exit is a stop too
         self._forget()
-
-
-class Held:
-    """All threads of a running process, stopped while the `with` block lasts; no signal is sent, and none is lost."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._signals: dict[int, int] = {}  # by thread: the signal that it was about to take
-
-    def __enter__(self) -> Held:
-        try:
-            while new := [tid for tid in self._threads() if tid not in self._signals]:
-                for tid in new:
-                    self._stop(tid)
-        except BaseException:
-            self._release()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._release()
-
-    def _threads(self) -> list[int]:
-        try:
-            return [int(name) for name in os.listdir(f"/proc/{self.pid}/task")]
-        except FileNotFoundError:
-            raise SessionError(f"no process {self.pid}") from None
-
-    def _stop(self, tid: int) -> None:
-        try:
-            ptrace(SEIZE, tid)
-            ptrace(INTERRUPT, tid)
-        except PtraceError as error:
-            self._signals[tid] = 0  # it has ended, or
-            if error.errno == errno.EPERM and os.path.exists(f"/proc/{self.pid}/task/{tid}"):
-                raise SessionError(f"process {self.pid} can't be stopped: {maps.way_out(self.pid)}") from None
-            return
-        _, status = os.waitpid(tid, WALL)
-        taken = os.WIFSTOPPED(status) and not status >> 16  # else it is the stop that was asked for, or the end
-        self._signals[tid] = os.WSTOPSIG(status) if taken else 0
-
-    def _release(self) -> None:
-        for tid, number in self._signals.items():
-            with suppress(PtraceError):
-                ptrace_detach(tid, number)
-        self._signals.clear()

@@ -21,11 +21,15 @@ PROT_EXEC = 4
 
 
 class Name(Value):
-    """A symbol, as asked for; `object` is a pattern for a path or file name, "" for any."""
+    """A symbol, as asked for; `object` is a pattern for a path or file name, "" for none given."""
 
     object: str
     symbol: str
     version: str
+
+    def matches(self, path: str, default: str) -> bool:
+        """True for an object that is meant: `default` if none was given."""
+        return _is(self.object, path) if self.object else path == default
 
 
 class Request(Value):
@@ -59,9 +63,17 @@ def parse(text: str) -> Request:
 
 
 def _name(part: str, text: str) -> Name:
+    try:
+        return name(part)
+    except ValueError as error:
+        raise ValueError(f"--redirect {text}: {error}: {HOW}") from None
+
+
+def name(part: str) -> Name:
+    """From [OBJECT:]NAME[@VERSION]. Raises ValueError."""
     match = FORM.fullmatch(part)
     if not match:
-        raise ValueError(f"--redirect {text}: {part!r} is no symbol: {HOW}")
+        raise ValueError(f"{part!r} is no symbol")
     return Name(match["object"] or "", match["symbol"], match["version"] or "")
 
 
@@ -80,7 +92,7 @@ def _sources(name: Name, found: Listing, program: Loaded) -> list[Entry]:
     named = [one for one in found.entries if one.slot.symbol == name.symbol and one.slot.type in (JUMP_SLOT, GLOB_DAT)]
     if name.version:
         named = [one for one in named if one.slot.version == name.version]
-    mine = [one for one in named if (_is(name.object, one.object) if name.object else one.object == program.path)]
+    mine = [one for one in named if name.matches(one.object, program.path)]
     if mine:
         return mine
     others = ", ".join(sorted({one.object.rpartition("/")[2] for one in named}))
