@@ -24,7 +24,7 @@ struct refl_start {
     uint64_t set_exe;        /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
     uint64_t own_mask;       /* 1: the program's signal mask is sigmask, not this thread's */
     uint64_t sigmask;
-    uint64_t params[27];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
+    uint64_t params[29];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
 };
 
 /* Counts and sizes that encode.py depends on: parameters, kinds, sizeof op, aux, report. */

@@ -201,6 +201,7 @@ def _parameters(layout: Layout, known: System, files: dict[str, int], report_fd:
         "exe_fd": files["exe"],
         "interp_fd": files.get("interp", -1),
         "report_fd": report_fd,
+        "binary_fd": files.get("binary", -1),
         "blob": layout.blob,
         "vdso": vdso,
         "vdso_end": vdso + known.vdso_size,

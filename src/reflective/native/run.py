@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..elf.image import ElfImage, FileIdentity
+from ..elf.image import ElfImage, File, FileIdentity
 from ..errors import LoadError, load_error
 from ..plan import steps
 from ..plan.build import LoadPlan, open_executable
@@ -45,7 +45,8 @@ class _Files:
     """The planned files, open for one start. Raises LoadError (ESTALE) if others, or other contents, are there now."""
 
     def __init__(self, plan: LoadPlan) -> None:
-        self.images = {"exe": plan.executable} | ({"interp": plan.interpreter} if plan.interpreter else {})
+        planned = {"exe": plan.executable, "interp": plan.interpreter, "binary": plan.binary}
+        self.images = {name: file for name, file in planned.items() if file}
         self.fds: dict[str, int] = {}
 
     def __enter__(self) -> dict[str, int]:
@@ -62,7 +63,7 @@ class _Files:
             os.close(fd)
 
 
-def _open_planned(image: ElfImage) -> int:
+def _open_planned(image: ElfImage | File) -> int:
     fd, status = open_executable(image.path)
     if FileIdentity.of(status) != image.identity:
         os.close(fd)
