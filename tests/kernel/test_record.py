@@ -15,7 +15,7 @@ SCREENS = sorted((ROOT / "docs/screens").glob("*.svg"))
 
 @pytest.mark.slow
 def test_check() -> None:
-    command = [sys.executable, ROOT / "tools/record", "--check"]
+    command = [sys.executable, str(ROOT / "tools/record"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -33,6 +33,6 @@ def test_a_picture_stands_alone(path: Path) -> None:
 
 
 def test_a_missing_name_is_an_error() -> None:
-    command = [sys.executable, ROOT / "tools/record", "nowhere"]
+    command = [sys.executable, str(ROOT / "tools/record"), "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, "no such screen: nowhere" in done.stderr) == (2, True)
