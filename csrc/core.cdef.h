@@ -76,6 +76,10 @@ void refl_die_of(int number);
  * traced. It will stop before its first instruction, for waitpid to see. */
 int64_t refl_exec_traced(const char *path, char *const *argv, char *const *envp);
 
+/* Keeps [start, end) out of this process's children, for good, unless refl_spawn's child needs something there before it has
+ * unmapped all of it. 1 if it is kept out. Forks become cheaper, and nothing there has to be copied when it is written. */
+int refl_leave_out(uint64_t start, uint64_t end);
+
 /* Lets a stopped, traced child run to an address, by a hardware breakpoint that is gone afterwards. 0 if it is there, -errno,
  * or its wait status if it ended first. */
 int64_t refl_run_to(int pid, uint64_t address);

@@ -216,7 +216,7 @@ def test_text(running: Running) -> None:
     assert done.returncode == 0
     assert "twice+0x2" in done.stdout
     assert re.search(r"source +\S+/addresses.c:\d+\n", done.stdout)
-    assert re.search(r"segment +segment \d+ \(r-x\), section .text\n", done.stdout)
+    assert re.search(r"segment +\d+ \(r-x\), section .text\n", done.stdout)
     assert re.search(r"memory +not mapped: 0x[0-9a-f]+ bytes below /", done.stdout)
     assert "\x1b[" not in done.stdout
     assert "\x1b[" in addr("--color=always", str(running.pid), "main").stdout

@@ -65,8 +65,8 @@ def op(step: int, kind: int, *args: Arg, nr: int = 0, flags: int = 0) -> bytes:
 class Data:
     """Bytes that operations point to; `add` returns the argument that points to them."""
 
-    def __init__(self) -> None:
-        self.bytes = b""
+    def __init__(self, given: bytes = b"") -> None:
+        self.bytes = given
 
     def add(self, item: bytes) -> Arg:
         """Appends an item, 8-byte aligned."""
@@ -80,12 +80,23 @@ def call(step: int, name: str, *args: Arg, flags: int = 0) -> bytes:
     return op(step, CALL, *args, nr=NUMBERS[name], flags=flags)
 
 
-def encode(plan_steps: tuple[steps.Step, ...], layout: Layout, system: System, data: Data) -> list[bytes]:
-    """The operations of a plan's steps, each with its step's number."""
+def encode(
+    plan_steps: tuple[steps.Step, ...], layout: Layout, system: System, data: Data, fixed: dict[int, list[bytes]]
+) -> list[bytes]:
+    """The operations of a plan's steps, each with its step's number; `fixed` and what `data` has already are from `fixed`."""
     ops: list[bytes] = []
     for number, step in enumerate(plan_steps):
-        ops += _ENCODERS[type(step)](number, step, layout, system, data)
+        ops += fixed[number] if number in fixed else _ENCODERS[type(step)](number, step, layout, system, data)
     return ops
+
+
+def fixed(plan_steps: tuple[steps.Step, ...], system: System, data: Data) -> dict[int, list[bytes]]:
+    """The operations, by step, that are the same wherever the parts of the program go: addresses in them are parameters."""
+    return {
+        number: _ENCODERS[type(step)](number, step, None, system, data)
+        for number, step in enumerate(plan_steps)
+        if type(step) not in VARYING
+    }
 
 
 def auxiliary(entries: tuple[AuxEntry, ...]) -> bytes:
@@ -246,6 +257,9 @@ _ENCODERS: dict[type[steps.Step], Callable[..., list[bytes]]] = {
     SetGroups: _groups,
     SetCapabilities: _capabilities,
 }
+
+
+VARYING = (steps.UnmapOld, steps.MoveVdso, steps.HideMmapBase)  # the steps whose operations depend on the layout
 
 
 def _check_abi() -> None:
