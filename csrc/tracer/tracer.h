@@ -25,7 +25,7 @@ enum event_kind {
     EVENT_TASK, /* a task appears: args[0] the process that made its process */
     EVENT_CLONE, /* args[0] new task, args[1] PTRACE_EVENT_FORK, VFORK or CLONE */
     EVENT_EXEC, /* args[0] the task it was before */
-    EVENT_MAPS, /* payload: /proc/PID/maps */
+    EVENT_MAPS, /* payloads: /proc/PID/maps, auxv, environ */
     EVENT_MARK, /* args[0] enum mark, args[1] address */
     EVENT_DETACHED, /* args[0] 1: inside a call */
 };
@@ -70,9 +70,11 @@ enum copy_kind {
     COPY_IOVEC,
     COPY_FD,
     COPY_STACK,
+    COPY_FRAMES,
     COPY_MESSAGE,
     COPY_MESSAGES,
     COPY_BEHIND,
+    COPY_FDS,
 };
 
 #define COPIES 16 /* rows of the table for each call */

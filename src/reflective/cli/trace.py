@@ -15,8 +15,9 @@ from ..errors import LoadError, SessionError
 from ..native import tracer
 from ..native.run import die_of
 from ..native.tracer import Request, Session
+from ..plan.build import search
 from ..trace import attach
-from ..trace.reader import Reader, copies
+from ..trace.reader import Reader, copies, with_paths
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
@@ -56,11 +57,16 @@ def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
     wanted = args.expression
     if wanted is not None and args.json:
         wanted |= {NUMBERS[name] for name in STATE}
+    table, told = {} if args.count else copies(args.json), args.json or args.explain
+    if args.explain:
+        from ..trace.explain import reader as explaining
+
+        wanted, table = wanted and wanted | explaining.NEEDED, explaining.copies()
+    table = with_paths(table) if args.paths and table else table
     until = tracer.UNHIDDEN if gate < 0 else tracer.UNTIL_EXECVE if args.via == "kernel" else tracer.UNTIL_ANONYMOUS
     return Request(
-        tuple(tids), tids[0], copies(args.json) if not args.count else {}, wanted, string_limit=args.strings, gate=gate,
-        follow=args.follow, pin=not args.no_pin, phases=args.json or until == tracer.UNTIL_ANONYMOUS, until=until,
-        needed=len(args.pid) or 1,
+        tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate, needed=len(args.pid) or 1,
+        follow=args.follow, pin=not args.no_pin, phases=told or until == tracer.UNTIL_ANONYMOUS, until=until,
     )  # fmt: skip
 
 
@@ -68,7 +74,8 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     gc.disable()  # nothing here is circular, and every line would count towards the next collection
     interrupts: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
-    reader = Reader(args.strings, args.expression)
+    reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
+    reader.paths = args.paths
     writer: view.Json | view.Text = view.Json() if args.json else view.Text(args.follow and bool(args.output))
     session = _engine(args.engine)(request)
     try:
@@ -96,6 +103,13 @@ def _engine(name: str) -> type[Session] | type[engine.Session]:
     from ..trace import engine  # python-ptrace, and with it ctypes, are slow to import
 
     return engine.Session
+
+
+def _explainer(args: argparse.Namespace) -> Reader:
+    from ..trace.explain.reader import Explainer
+
+    plan = search(args.program, os.get_exec_path(), in_place=True) if args.program and args.via == "reflective" else None
+    return Explainer(args.strings, args.expression, plan)
 
 
 @contextmanager

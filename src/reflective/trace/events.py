@@ -100,3 +100,4 @@ class Syscall(Event):
     phase: str
     object: str
     dur_ns: int
+    explain: str | None = None  # what it is for (trace/explain); "": not known, None: not asked

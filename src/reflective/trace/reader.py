@@ -63,11 +63,21 @@ def copies(phases_too: bool) -> dict[int, tuple[tracer.Copy, ...]]:
     return table
 
 
+def with_paths(table: dict[int, tuple[tracer.Copy, ...]]) -> dict[int, tuple[tracer.Copy, ...]]:
+    """The same, and what descriptors are: for a reader with `paths` set."""
+    return {number: (*table.get(number, ()), *decode.descriptors(name)) for name, number in NUMBERS.items()}
+
+
+def line_of(head: str, entered: int, left: int, timed: bool) -> str:
+    """A call's line: what a view gives for it, and its times if the view wants them."""
+    return f'{head}{entered},"dur_ns":{left - entered}}}\n' if timed else head
+
+
 class Reader:
     """What must be remembered from one record to the next: tasks, mappings, phases."""
 
     def __init__(self, limit: int = 32, shown: frozenset[int] | None = None) -> None:
-        self.limit, self._shown = limit, shown
+        self.limit, self._shown, self.paths = limit, shown, False
         self.tasks: set[int] = set()
         self._processes: dict[int, Process] = {}
         self._cache: dict[bytes, str] = {}
@@ -108,7 +118,7 @@ class Reader:
             if len(self._cache) >= CACHE_MOST:
                 self._cache.clear()
             self._cache[body] = head
-        return f'{head}{entered},"dur_ns":{left - entered}}}\n' if view.timed else head
+        return line_of(head, entered, left, view.timed)
 
     def tally(self, batch: bytes) -> None:
         """Counts the calls of a batch; `totals` has the sums."""
@@ -213,6 +223,7 @@ class Reader:
         for arg, when, kind, state, address, data in payloads(body):
             pieces.setdefault(arg, []).append((when, kind, state, address, data))
         call = Call(name, args, pieces, self.limit)
+        call.paths = self.paths
         call.ret, call.error, call.returned = ret, bool(mode & tracer.ERROR), part in (WHOLE, LEFT)
         process = self._process(pid)
         phase, where = process.phase, process.object_at(ip)
@@ -228,7 +239,7 @@ class Reader:
         result = error_text(-ret) if call.error else decode.result(call)
         return Syscall(
             pid, tid, times[0], part, bool(mode & tracer.TOLD), name, number, tuple(words), entry, args, ret, result,
-            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0],
+            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0], None,
         )  # fmt: skip
 
 

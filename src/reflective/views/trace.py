@@ -24,6 +24,7 @@ from ..trace.events import (
     Syscall,
 )
 
+EXPLAINS = "   # "  # begins the line below a call that says what it is for
 COLUMN = 40  # where the equals sign goes, if there is room
 SCHEMA = "reflective.trace/1"
 
@@ -37,7 +38,11 @@ class Text:
         self._always = file_of_several
 
     def head(self, call: Syscall, many: bool) -> str:
-        """A call, or the part of it that is known."""
+        """A call, or the part of it that is known; below it what it is for, if that was asked."""
+        line = self._line(call, many)
+        return f"{line}{EXPLAINS}{call.explain}\n" if call.explain else line
+
+    def _line(self, call: Syscall, many: bool) -> str:
         before, words = self._prefix(call, many), ", ".join(call.args)
         if call.part == ENTERED:
             return f"{before}{call.name}({call.entry} <unfinished ...>\n"
@@ -95,6 +100,8 @@ class Json:
             "phase": call.phase,
             "object": call.object,
         }
+        if call.explain is not None:
+            known["explain"] = call.explain
         return json.dumps(known)[:-1] + ', "t_ns":'
 
     def other(self, event: Event, many: bool) -> str:
