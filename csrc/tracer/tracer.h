@@ -48,7 +48,8 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 104, "tracer.py unpacks 104 bytes");
 
-enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4 }; /* ret is -errno; not the x86-64 interface; entry told */
+/* ret is -errno; not the x86-64 interface; entry told; never to be told more of */
+enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4, FLAG_LAST = 8 };
 
 /* Head of a payload; its bytes follow, padded to 8. */
 struct payload {

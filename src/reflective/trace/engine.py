@@ -366,6 +366,8 @@ class Session:
         if task.affinity and os.sched_getaffinity(task.tid) == {self._cpu}:
             os.sched_setaffinity(task.tid, task.affinity)
         _try(DETACH, task.tid, number)
+        if self._open is task:
+            task.head = (*task.head[:2], task.head[2] | tracer.LAST, task.head[3])
         self._interrupt_open()
         self._tell(task, tracer.DETACHED, int(inside))
         self._remove(task)

@@ -14,6 +14,7 @@ from . import decode, phases
 from .decode.base import Call, Piece
 from .decode.signal import siginfo, signal_name
 from .events import (
+    CUT,
     ENTERED,
     LEFT,
     UNENDED,
@@ -36,6 +37,7 @@ from .phases import Process
 from .syscalls import NUMBERS, errno_name, error_text, name_of
 
 CACHE_MOST = 20_000
+RESTART_BLOCK = -516  # -ERESTART_RESTARTBLOCK
 PARTS = {tracer.SYSCALL: WHOLE, tracer.ENTER: ENTERED, tracer.LEAVE: LEFT, tracer.EXITING: UNENDED}
 HOW = {1: "fork", 2: "vfork", 3: "clone"}
 MARK_LOAD, MARK_ENTRY, MARK_MAIN, MARK_RETURN, MARK_JUMP = range(5)
@@ -81,6 +83,7 @@ class Reader:
         self.tasks: set[int] = set()
         self._processes: dict[int, Process] = {}
         self._cache: dict[bytes, str] = {}
+        self._interrupted: dict[int, str] = {}
         self._tallies: dict[bytes, list[int]] = {}
 
     @property
@@ -114,14 +117,14 @@ class Reader:
         if not isinstance(event, Syscall):
             return view.other(event, many or self.many)
         head = view.head(event, many)
-        if kind == tracer.SYSCALL and event.name not in phases.STATEFUL:
+        if kind == tracer.SYSCALL and event.name not in phases.STATEFUL and event.ret != RESTART_BLOCK:
             if len(self._cache) >= CACHE_MOST:
                 self._cache.clear()
             self._cache[body] = head
         return line_of(head, entered, left, view.timed)
 
-    def tally(self, batch: bytes) -> None:
-        """Counts the calls of a batch; `totals` has the sums."""
+    def tally(self, batch: bytes) -> str:
+        """Counts the calls of a batch, for which there is no text; `totals` has the sums."""
         tallies = self._tallies
         for kind, entered, left, body in records(batch):
             if kind in (tracer.SYSCALL, tracer.LEAVE):
@@ -132,6 +135,7 @@ class Reader:
                 entry[1] += left - entered
         if len(tallies) > CACHE_MOST:
             self._fold()
+        return ""
 
     def _fold(self) -> None:
         """Records that differ only in what does not count are counted together."""
@@ -164,7 +168,8 @@ class Reader:
         """One record; None if it only changes what is known."""
         pid, tid, number, mode, ip, ret, *args = BODY.unpack_from(body)
         if kind in PARTS:
-            return self._call(PARTS[kind], (entered, left), body, (pid, tid, number, mode, ip, ret, tuple(args)))
+            part = CUT if kind == tracer.ENTER and mode & tracer.LAST else PARTS[kind]
+            return self._call(part, (entered, left), body, (pid, tid, number, mode, ip, ret, tuple(args)))
         self._cache.clear()
         where = (pid, tid, entered)
         if kind == tracer.TASK:
@@ -224,6 +229,10 @@ class Reader:
             pieces.setdefault(arg, []).append((when, kind, state, address, data))
         call = Call(name, args, pieces, self.limit)
         call.paths = self.paths
+        if name == "restart_syscall":
+            call.interrupted = self._interrupted.get(tid, call.interrupted)
+        elif ret == RESTART_BLOCK:
+            self._interrupted[tid] = name
         call.ret, call.error, call.returned = ret, bool(mode & tracer.ERROR), part in (WHOLE, LEFT)
         process = self._process(pid)
         phase, where = process.phase, process.object_at(ip)

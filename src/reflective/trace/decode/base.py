@@ -19,13 +19,14 @@ Piece = tuple[int, int, int, int, bytes]  # when, kind, flags, address, contents
 class Call:
     """One system call: its arguments and what they pointed to."""
 
-    __slots__ = ("args", "base16", "error", "limit", "name", "note", "paths", "pieces", "ret", "returned")
+    __slots__ = ("args", "base16", "error", "interrupted", "limit", "name", "note", "paths", "pieces", "ret", "returned")
 
     def __init__(self, name: str, args: tuple[int, ...], pieces: dict[int, list[Piece]], limit: int = 32) -> None:
         self.name, self.args, self.pieces, self.limit = name, args, pieces, limit
         self.ret, self.error, self.returned = 0, False, False
         self.note = ""  # what strace puts in parentheses after the result
         self.paths = False  # descriptors are written with what they are
+        self.interrupted = "system call"  # what restart_syscall goes on with
         self.base16 = False  # the result is written in hexadecimal
 
     def bytes(self, arg: int, when: int, least: int = 0) -> bytes | None:
@@ -49,7 +50,7 @@ class Call:
 
 def _target(target: bytes) -> str:
     path = target.removesuffix(b" (deleted)")
-    text = escape(path).replace('\\"', '"').replace("<", "\\74").replace(">", "\\76")
+    text = escape(path).replace("<", "\\74").replace(">", "\\76")
     return f"<{text}>" + ("(deleted)" if path != target else "")
 
 
