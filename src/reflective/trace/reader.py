@@ -115,7 +115,7 @@ class Reader:
         if event is None:
             return ""
         if not isinstance(event, Syscall):
-            return view.other(event, many or self.many)
+            return view.other(event, self.many or (many and not isinstance(event, Exec)))
         head = view.head(event, many)
         if kind == tracer.SYSCALL and event.name not in phases.STATEFUL and event.ret != RESTART_BLOCK:
             if len(self._cache) >= CACHE_MOST:
