@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/user.h>
 #include <unistd.h>
 
 #include "tracer.h"
@@ -251,6 +253,13 @@ static void copy_one(const struct session *session, struct task *task, const str
     if (copy->kind == COPY_STACK) {
         head.address = task->sp + copy->size;
         add_bytes(task, head, 8);
+        return;
+    }
+    if (copy->kind == COPY_REGISTERS) {
+        struct user_regs_struct registers;
+        head.length = sizeof registers;
+        if (ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) == 0)
+            payload_add(task, &head, &registers);
         return;
     }
     if (copy->kind == COPY_FRAMES) { /* return addresses are among these */

@@ -76,6 +76,7 @@ enum copy_kind {
     COPY_MESSAGES,
     COPY_BEHIND,
     COPY_FDS,
+    COPY_REGISTERS,
 };
 
 #define COPIES 16 /* rows of the table for each call */

@@ -36,7 +36,7 @@ static void draw_table(struct refl_copy *copies)
     for (size_t i = 0; i < (size_t)NUMBERS * COPIES; i++)
         copies[i] = (struct refl_copy){
             .when = (uint8_t)draw(3),
-            .kind = (uint8_t)draw(COPY_FDS + 2),
+            .kind = (uint8_t)draw(COPY_REGISTERS + 2),
             .arg = (uint8_t)draw(8),
             .count = (uint8_t)draw(10),
             .size = sizes[draw(sizeof sizes / sizeof *sizes)],

@@ -35,7 +35,8 @@ def after_execve(tracer: list[str], program: Path, out: Path) -> list[str]:
     assert caller != leader
     text = "\n".join(line for line in lines[at:] if line.split()[0] in (leader, caller) and "clone3" not in line)
     for pattern, word in (
-        (rf"\b{caller}\b", "CALLER"), (rf"\b{leader}\b", "LEADER"), (r"0x[0-9a-f]{6,}", "ADDRESS"), (r" +=", " ="),
+        (rf"\b{caller}\b", "CALLER"), (rf"\b{leader}\b", "LEADER"), (r"0x[0-9a-f]{6,}", "ADDRESS"),
+        (r" +=", " ="), (r"(?m)^(\w+) +", r"\1 "),
         (r'getrandom\(".*?"', "getrandom("), (r"(getppid\(\)) = .*", r"\1"),
     ):  # fmt: skip
         text = re.sub(pattern, word, text)

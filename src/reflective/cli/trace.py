@@ -17,7 +17,7 @@ from ..native.run import die_of
 from ..native.tracer import Request, Session
 from ..plan.build import search
 from ..trace import attach
-from ..trace.reader import Reader, copies, with_paths
+from ..trace.reader import Reader, copies, with_paths, with_stacks
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
@@ -57,16 +57,17 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
+    told = bool(args.json or args.perfetto or args.stack)
     wanted = args.expression
-    if wanted is not None and (args.json or args.perfetto):
+    if wanted is not None and told:
         wanted |= {NUMBERS[name] for name in STATE}
-    told = bool(args.json or args.perfetto)
     table = {} if args.count else copies(told)
     if args.explain:
         from ..trace.explain import reader as explaining
 
         wanted, table = wanted and wanted | explaining.NEEDED, explaining.copies()
     table = with_paths(table) if args.paths and table else table
+    table = with_stacks(table) if args.stack and table else table
     until = tracer.UNHIDDEN if gate < 0 else tracer.UNTIL_EXECVE if args.via == "kernel" else tracer.UNTIL_ANONYMOUS
     return Request(
         tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate, needed=len(args.pid) or 1,
@@ -79,7 +80,7 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     interrupts: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
-    reader.paths = args.paths
+    reader.paths, reader.stacks = args.paths, args.stack
     text, end = _writer(args, request, reader)
     session = _engine(args.engine)(request)
     try:

@@ -31,6 +31,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="default: stderr, for --json stdout")
     parser.add_argument("-s", "--strings", metavar="N", type=_count, default=32, help="bytes to show of a string (32)")
     parser.add_argument("-y", "--paths", action="store_true", help="what each descriptor is: 3</etc/passwd>")
+    parser.add_argument("-k", "--stack", action="store_true", help="below each call who made it: the return addresses")
     parser.add_argument("-p", "--pid", metavar="PID", type=int, action="append", default=[], help="attach to a process")
     parser.add_argument("-c", "--count", action="store_true", help="only a table of how often and how long")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 
 from ..native.tracer import (
     BEHIND,
@@ -22,6 +23,7 @@ from ..native.tracer import (
     NUL,
     ON_RETURN,
     PAYLOAD,
+    REGISTERS,
     STACK,
     STRING,
     VECTOR,
@@ -71,6 +73,7 @@ class Record:
 
     def __init__(self, memory: Memory, limit: int) -> None:
         self._memory, self._limit = memory, limit
+        self.registers: Callable[[], bytes] = bytes
         self.payloads: list[bytes] = []
         self._size = 0
 
@@ -92,6 +95,9 @@ class Record:
         address = args[arg] if arg < RESULT else ret
         if kind == FD:
             self._descriptor(arg, when, address)
+            return
+        if kind == REGISTERS:
+            self.add(arg, when, kind, 0, address, self.registers())
             return
         if kind in (STACK, FRAMES):
             self._bytes(arg, when, kind, *((sp + size, 8) if kind == STACK else (sp, size)))

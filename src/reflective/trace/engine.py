@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from ctypes import addressof, create_string_buffer
 
-from ptrace.binding.func import ptrace, ptrace_geteventmsg
+from ptrace.binding.func import ptrace, ptrace_geteventmsg, ptrace_getregs
 from ptrace.error import PtraceError
 
 from ..native import tracer
@@ -219,6 +219,7 @@ class Session:
     def _entered(self, task: Task, head: tuple[int, int, int, int], args: tuple[int, ...], sp: int) -> None:
         task.head, task.args, task.sp = head, args, sp
         task.record = Record(task.memory, self._request.string_limit)
+        task.record.registers = lambda: bytes(ptrace_getregs(task.tid))
         task.marks.called()
         if task.hidden and self._appears(task):
             self._show(task)

@@ -101,3 +101,4 @@ class Syscall(Event):
     object: str
     dur_ns: int
     explain: str | None = None  # what it is for (trace/explain); "": not known, None: not asked
+    stack: tuple[str, ...] | None = None  # who called, innermost first (trace/stack.py); None: not asked

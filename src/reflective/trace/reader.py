@@ -37,6 +37,7 @@ from .phases import Process
 from .syscalls import NUMBERS, errno_name, error_text, name_of
 
 CACHE_MOST = 20_000
+STACK_AT, STACK_MOST = 0, 65536  # an argument that pieces are kept under; bytes
 RESTART_BLOCK = -516  # -ERESTART_RESTARTBLOCK
 PARTS = {tracer.SYSCALL: WHOLE, tracer.ENTER: ENTERED, tracer.LEAVE: LEFT, tracer.EXITING: UNENDED}
 HOW = {1: "fork", 2: "vfork", 3: "clone"}
@@ -70,6 +71,19 @@ def with_paths(table: dict[int, tuple[tracer.Copy, ...]]) -> dict[int, tuple[tra
     return {number: (*table.get(number, ()), *decode.descriptors(name)) for name, number in NUMBERS.items()}
 
 
+def with_stacks(table: dict[int, tuple[tracer.Copy, ...]]) -> dict[int, tuple[tracer.Copy, ...]]:
+    """The same, and registers and stack: for a reader with `stacks` set. execve shows those of the new program."""
+    rows = {}
+    for number in NUMBERS.values():
+        when = tracer.ON_RETURN if number == NUMBERS["execve"] else tracer.ON_ENTRY
+        more = (
+            (when, tracer.REGISTERS, STACK_AT, tracer.BY_ONE, 0),
+            (when, tracer.FRAMES, STACK_AT, tracer.BY_ONE, STACK_MOST),
+        )
+        rows[number] = (*table.get(number, ()), *more)
+    return rows
+
+
 def line_of(head: str, entered: int, left: int, timed: bool) -> str:
     """A call's line: what a view gives for it, and its times if the view wants them."""
     return f'{head}{entered},"dur_ns":{left - entered}}}\n' if timed else head
@@ -79,7 +93,7 @@ class Reader:
     """What must be remembered from one record to the next: tasks, mappings, phases."""
 
     def __init__(self, limit: int = 32, shown: frozenset[int] | None = None) -> None:
-        self.limit, self._shown, self.paths = limit, shown, False
+        self.limit, self._shown, self.paths, self.stacks = limit, shown, False, False
         self.tasks: set[int] = set()
         self._processes: dict[int, Process] = {}
         self._cache: dict[bytes, str] = {}
@@ -117,7 +131,7 @@ class Reader:
         if not isinstance(event, Syscall):
             return view.other(event, self.many or (many and not isinstance(event, Exec)))
         head = view.head(event, many)
-        if kind == tracer.SYSCALL and event.name not in phases.STATEFUL and event.ret != RESTART_BLOCK:
+        if kind == tracer.SYSCALL and event.name not in phases.STATEFUL and event.ret != RESTART_BLOCK and not self.stacks:
             if len(self._cache) >= CACHE_MOST:
                 self._cache.clear()
             self._cache[body] = head
@@ -244,17 +258,27 @@ class Reader:
             phase = phases.LOADER if call.returned and not call.error else phase
         if self._shown is not None and number not in self._shown:
             return None
+        stack = _stack(pieces, process) if self.stacks and part != ENTERED else None
         entry, words = decode.arguments(call)
         result = error_text(-ret) if call.error else decode.result(call)
         return Syscall(
             pid, tid, times[0], part, bool(mode & tracer.TOLD), name, number, tuple(words), entry, args, ret, result,
-            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0], None,
+            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0], None, stack,
         )  # fmt: skip
+
+
+def _stack(pieces: dict[int, list[Piece]], process: Process) -> tuple[str, ...]:
+    from .stack import frames
+
+    found = {kind: data for _, kind, _, _, data in pieces.get(STACK_AT, ())}
+    return frames(found.get(tracer.REGISTERS, b""), found.get(tracer.FRAMES, b""), process.place)
 
 
 def _follow(process: Process, call: Call) -> None:
     if call.name == "mmap":
         file = next((piece[4] for piece in call.pieces.get(4, ()) if piece[1] == tracer.FD), b"[anon]")
-        process.mapped(call.ret, (call.args[1] + 4095) & ~4095, call.args[2], file.decode(errors="surrogateescape"))
+        process.mapped(
+            call.ret, (call.args[1] + 4095) & ~4095, call.args[2], file.decode(errors="surrogateescape"), call.args[5]
+        )
     elif call.name == "munmap":
         process.unmapped(call.args[0], call.args[1])

@@ -44,7 +44,7 @@ class Text:
 
     def head(self, call: Syscall, many: bool) -> str:
         """A call, or the part of it that is known; below it what it is for, if that was asked."""
-        line = self._line(call, many)
+        line = self._line(call, many) + "".join(f" > {frame}\n" for frame in call.stack or ())
         return f"{line}{EXPLAINS}{call.explain}\n" if call.explain else line
 
     def _line(self, call: Syscall, many: bool) -> str:
@@ -118,6 +118,8 @@ class Json:
             "phase": call.phase,
             "object": call.object,
         }
+        if call.stack is not None:
+            known["stack"] = call.stack
         if call.explain is not None:
             known["explain"] = call.explain
         return json.dumps(known)[:-1] + ', "t_ns":'
