@@ -48,7 +48,8 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 104, "tracer.py unpacks 104 bytes");
 
-enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4 }; /* ret is -errno; not the x86-64 interface; entry told */
+/* ret is -errno; not the x86-64 interface; entry told; never to be told more of */
+enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4, FLAG_LAST = 8 };
 
 /* Head of a payload; its bytes follow, padded to 8. */
 struct payload {
@@ -70,10 +71,12 @@ enum copy_kind {
     COPY_IOVEC,
     COPY_FD,
     COPY_STACK,
+    COPY_FRAMES,
     COPY_MESSAGE,
     COPY_MESSAGES,
     COPY_BEHIND,
-    COPY_FRAMES,
+    COPY_FDS,
+    COPY_REGISTERS,
 };
 
 #define COPIES 16 /* rows of the table for each call */
