@@ -52,7 +52,8 @@ class Explainer(Reader):
         self._states: dict[int, State] = {}
         self._lines: deque[Pending] = deque()
         self._waiting: dict[int, Pending] = {}
-        self._children: dict[int, int] = {}  # what a thread is just making
+        self._children: dict[int, int] = {}  # whom a thread is just making, and by which call
+        self._clones: dict[int, Fact] = {}
         self._same: dict[bytes, tuple[int, State, str]] = {}  # equal calls in the same state
 
     def lines(self, batch: bytes, view: View) -> str:
@@ -100,6 +101,7 @@ class Explainer(Reader):
         self._settle(pid, known, view)
         if known.name in CLONES:
             self._children.pop(known.tid, None)
+            self._clones.pop(known.tid, None)
         state = known_files(self._states.get(pid, State()), known)
         self._states[pid] = follow(state, known)
         if not waits(state, known):
@@ -107,6 +109,12 @@ class Explainer(Reader):
         line.state, line.fact = state, known
         self._waiting[pid] = line
         return None
+
+    def _made(self, pid: int, tid: int) -> None:
+        """A thread may run before the call that makes it has returned: its entry says enough. Either is told first."""
+        if tid in self._children and tid in self._clones:
+            entered, child = self._clones.pop(tid), self._children.pop(tid)
+            self._states[pid] = started(self._states.get(pid, State()), entered, child)
 
     def _settle(self, pid: int, after: Fact | None, view: View) -> None:
         line = self._waiting.pop(pid, None)
@@ -120,9 +128,10 @@ class Explainer(Reader):
             self._settle(pid, None, view)
         elif kind == tracer.CLONE:
             self._children[tid] = first
-        elif kind == tracer.ENTER and tid in self._children and name_of(number) in CLONES:
-            entered = fact(name_of(number), body, kind, "", "")
-            self._states[pid] = started(self._states.get(pid, State()), entered, self._children.pop(tid))
+            self._made(pid, tid)
+        elif kind == tracer.ENTER and name_of(number) in CLONES:
+            self._clones[tid] = fact(name_of(number), body, kind, "", "")
+            self._made(pid, tid)
         elif kind == tracer.MAPS:
             contents = [piece[5] for piece in payloads(body)]
             self._states[pid] = begin(*contents[:3]) if len(contents) == 3 else State()
