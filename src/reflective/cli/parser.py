@@ -28,6 +28,16 @@ examples:
   reflective plan /bin/ls                     every step from fork to jump
   reflective plan --json ./script.sh          one JSON object (schema reflective.plan/1)
 """
+ADDR_EXAMPLES = """\
+examples:
+  reflective addr $$ 0x7f5e2b6a1994           object, segment, section, symbol, source line, page of an address
+  reflective addr $$ libc.so.6+0x77994 puts+20   the other way round: a place in a file, a symbol
+  reflective addr $$ ld-linux-x86-64.so.2:malloc memcpy@GLIBC_2.14   of one object; of one version
+  reflective addr --json $$ main | jq .link_address   one JSON object an address (schema reflective.addr/1)
+
+A name without an object is looked for in every mapped ELF file: one answer for each that defines it. Numbers are decimal
+unless they begin with 0x, or look like those in /proc/PID/maps. More in docs/addr.md.
+"""
 PROGRAM = "looked for in PATH unless it has a slash"
 ASLR_EXAMPLES = """\
 examples:
@@ -54,6 +64,7 @@ examples:
   reflective maps --at main -- ./hello        a program that has been stopped at main
   reflective maps --at entry --diff exit -- ls   what changed between two phases (ls does run, and is heard)
   reflective maps --via reflective --at loader -- ./hello   with the loader's own memory, just before it goes
+  reflective maps --shared $PPID $$           which page frames this shell and its parent have in common (as root)
   reflective maps --json $$ | jq .rss         one JSON object a mapping (schema reflective.maps/1)
 
 phases: loader (the new image is mapped), interpreter (the dynamic linker's first instruction), entry (the program's own),
@@ -79,6 +90,12 @@ def _address(text: str) -> int:
     if value % 4096 or not 0 <= value < 1 << 47:
         raise argparse.ArgumentTypeError(f"{text} is not a page in user space: a multiple of 4096 below 2^47")
     return value
+
+
+def _process(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no process ID")
+    return int(text)
 
 
 def _assignment(text: str) -> str:
@@ -123,6 +140,7 @@ def build_parser() -> Parser:
     plan.add_argument("--json", action="store_true", help="one JSON object")
     plan.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
     plan.add_argument("program", help=PROGRAM)
+    _add_addr(commands)
     _add_aslr(commands)
     _add_stack(commands)
     _add_maps(commands)
@@ -176,6 +194,7 @@ def _add_maps(commands: Commands) -> None:
     )
     maps.add_argument("--at", metavar="PHASE", choices=phases, help="where to stop the program (default: entry)")
     maps.add_argument("--diff", metavar="PHASE", choices=phases, help="show what changes from there to a later phase")
+    maps.add_argument("--shared", metavar="PID", type=_process, help="count the page frames that process PID has as well")
     maps.add_argument("--via", choices=("kernel", "reflective"), help="who starts the program (default: kernel)")
     maps.add_argument("--json", action="store_true", help="one JSON object a mapping")
     maps.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
@@ -183,7 +202,20 @@ def _add_maps(commands: Commands) -> None:
     maps.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG").required = False
 
 
-SHOWN = ("aslr", "maps", "plan", "stack", "trace")  # subcommands with a module of that name, whose show() does it
+def _add_addr(commands: Commands) -> None:
+    addr = commands.add_parser(
+        "addr",
+        help="explain an address",
+        epilog=ADDR_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    addr.add_argument("--json", action="store_true", help="one JSON object an address")
+    addr.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+    addr.add_argument("pid", metavar="PID", type=_process, help="the process whose addresses they are")
+    addr.add_argument("addresses", nargs="+", metavar="ADDRESS", help="a number, OBJECT+OFFSET or [OBJECT:]SYMBOL[+OFFSET]")
+
+
+SHOWN = ("addr", "aslr", "maps", "plan", "stack", "trace")  # subcommands with a module of that name, whose show() does it
 
 
 def dispatch(words: list[str]) -> int:

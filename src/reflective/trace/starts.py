@@ -23,6 +23,7 @@ from ..plan import stack as initial
 from ..plan.build import LoadPlan
 from ..plan.layout import Layout
 from ..proc import bases
+from ..proc.tracer import tracer
 from ..values import Value
 
 KERNEL, REFLECTIVE = "kernel", "reflective"
@@ -121,10 +122,15 @@ def _work(program: Program, via: str, runs: int, file: BinaryIO) -> None:
 
 
 def why_not_traced(error: LoadError) -> str:
-    """Why ptrace(PTRACE_TRACEME) is refused: kernel/ptrace.c: ptrace_traceme, or a filter."""
+    """Why ptrace(PTRACE_TRACEME) is refused: kernel/ptrace.c: ptrace_traceme, or a filter; and what to do about it."""
     if "ptrace" not in error.reason:
         return ""
-    return ": it can't be traced; is this process traced itself (by strace -f, say), or ptrace forbidden (by seccomp)?"
+    known = tracer("self")
+    if known:
+        return (
+            f": it is traced already, as this process is, by {known}, and a process has one tracer: start this outside of that"
+        )
+    return ": is ptrace forbidden here (by seccomp, as in some containers)? There --cap-add=SYS_PTRACE may help"
 
 
 def _by_kernel(program: Program) -> Callable[[], dict[str, int]]:
