@@ -264,3 +264,70 @@ def test_the_dynamic_linker_as_a_program(tmp_path: Path) -> None:
 def test_wrong_use_of_text_and_count_stays_quiet() -> None:
     done = run(*TRACE, "-c", "--explain", "-o", "/dev/null", "true")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def from_glibc(path: Path, env: dict[str, str]) -> list[tuple[str, str]]:
+    """Each file that ld.so tries, and which list its directory is from, as it says itself (LD_DEBUG=libs)."""
+    found: list[tuple[str, str]] = []
+    source = ""
+    for line in run(path, env=env | {"LD_DEBUG": "libs"}).stderr.splitlines():
+        if words := re.search(r"search path=.*\t\t\((.*)\)$", line):
+            kind, _, file = words[1].partition(" from file ")
+            named = {"system search path": "a default directory of ld.so"}
+            source = f"{kind} of {os.path.basename(file)}" if file else named.get(kind, kind)
+        elif "search cache=" in line:
+            source = "ld.so.cache says so"
+        elif words := re.search(r"trying file=(.*)$", line):
+            found.append((words[1], source))
+    return found
+
+
+def from_explanations(calls: list[Call]) -> list[tuple[str, str]]:
+    found = []
+    for call in calls:
+        if call["name"] == "openat" and (words := re.search(r"looks for .* \(([^()]*)\): DT_NEEDED", call["explain"])):
+            found.append((call["args"][1].strip('"'), words[1].partition(": ")[0]))
+    return found
+
+
+def needing(target: Path, needed: list[Path], *flags: str) -> Path:
+    """A library that needs others."""
+    calls = "".join(f"int f_{item.stem}(void); " for item in needed)
+    body = " + ".join(f"f_{item.stem}()" for item in needed) or "0"
+    source = f"{calls}\nint f_{target.stem}(void) {{ return {body}; }}\n"
+    links = [word for item in needed for word in (f"-L{item.parent}", f"-l{item.stem.removeprefix('lib')}")]
+    return library(target, "-Wl,--allow-shlib-undefined", *links, *flags, source=source)
+
+
+OLD, NEW = "-Wl,--disable-new-dtags,-rpath,", "-Wl,--enable-new-dtags,-rpath,"
+
+
+@pytest.mark.parametrize(
+    ("program_path", "first_path", "second_path", "environment"),
+    [
+        (OLD + "$ORIGIN/a:$ORIGIN/b:$ORIGIN/c", "", "", ""),
+        (OLD + "$ORIGIN/a", OLD + "$ORIGIN/../b", OLD + "$ORIGIN/../c", ""),
+        (OLD + "$ORIGIN/a:$ORIGIN/c", NEW + "$ORIGIN/../b", "", ""),
+        (NEW + "$ORIGIN/a", OLD + "$ORIGIN/../b:$ORIGIN/../c", "", ""),
+        (NEW + "$ORIGIN/a", NEW + "${ORIGIN}/../b", NEW + "$ORIGIN/../c", "x"),
+        (NEW + "$ORIGIN/a:$ORIGIN/d", "", "", "b:c"),
+        ("", OLD + "$ORIGIN/../b", OLD + "/nonexistent", "c:a"),
+        ("", NEW + "$ORIGIN/$LIB:$ORIGIN/../b", "", "a:c"),
+    ],
+)
+def test_ld_so_says_the_same_of_its_search(
+    program_path: str, first_path: str, second_path: str, environment: str, tmp_path: Path
+) -> None:
+    """prog needs liba, in a, which needs libb, in b, which needs libc3, in c."""
+    third = needing(tmp_path / "c" / "libc3.so", [])
+    second = needing(tmp_path / "b" / "libb.so", [third], *([second_path] if second_path else []))
+    first = needing(tmp_path / "a" / "liba.so", [second], *([first_path] if first_path else []))
+    source = "int f_liba(void);\nint main(void) { return f_liba(); }\n"
+    flags = [program_path] if program_path else []
+    path = compile_c(tmp_path / "prog", source, f"-L{first.parent}", "-la", "-Wl,--allow-shlib-undefined", *flags)
+    words = ":".join(str(tmp_path / name) for name in environment.split(":")) if environment else ""
+    env = {"LD_LIBRARY_PATH": words} if words else {}
+    assert run(path, env=env).returncode == 0
+    theirs, ours = from_glibc(path, env), from_explanations(explained(path, env=env))
+    assert ours == theirs
+    assert {os.path.basename(file) for file, _ in theirs} == {"liba.so", "libb.so", "libc3.so", "libc.so.6"}

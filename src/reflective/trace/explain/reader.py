@@ -22,6 +22,7 @@ from .state import State, begin
 
 FINISHED = (tracer.SYSCALL, tracer.LEAVE, tracer.EXITING)
 ENDS = (tracer.EXITED, tracer.KILLED, tracer.DETACHED, tracer.EXEC)
+ENDED_MOST = 100
 CLONES = ("clone", "clone3")
 NEEDED = frozenset(NUMBERS[name] for name in (*FOLLOWED, "execve", "mprotect"))  # recorded even if not shown
 
@@ -54,6 +55,7 @@ class Explainer(Reader):
         self._waiting: dict[int, Pending] = {}
         self._children: dict[int, int] = {}  # whom a thread is just making, and by which call
         self._clones: dict[int, Fact] = {}
+        self._ended: deque[int] = deque()
         self._same: dict[bytes, tuple[int, State, str]] = {}  # equal calls in the same state
 
     def lines(self, batch: bytes, view: View) -> str:
@@ -116,6 +118,12 @@ class Explainer(Reader):
             entered, child = self._clones.pop(tid), self._children.pop(tid)
             self._states[pid] = started(self._states.get(pid, State()), entered, child)
 
+    def _forget(self, pid: int) -> None:
+        """Only some time after its end: a child may be told late, and begins with what its parent knew."""
+        self._ended.append(pid)
+        if len(self._ended) > ENDED_MOST:
+            self._states.pop(self._ended.popleft(), None)
+
     def _settle(self, pid: int, after: Fact | None, view: View) -> None:
         line = self._waiting.pop(pid, None)
         if line is not None and line.state is not None and line.fact is not None:
@@ -137,8 +145,12 @@ class Explainer(Reader):
             self._states[pid] = begin(*contents[:3]) if len(contents) == 3 else State()
         elif kind == tracer.MARK and pid in self._states and self._process(pid).phase == LOADER:
             self._states[pid] = self._states[pid].replace(plan=self._plan)
-        elif kind == tracer.TASK and pid not in self._states and first in self._states:
-            self._states[pid] = self._states[first]
+        elif kind == tracer.TASK and pid == tid:  # a new process; its number may have been another's
+            self._states[pid] = self._states.get(first, State())
+            if pid in self._ended:
+                self._ended.remove(pid)
+        if kind in (tracer.EXITED, tracer.KILLED) and pid == tid:
+            self._forget(pid)
 
 
 def _decide(line: Pending, words: str, view: View) -> str:
