@@ -98,8 +98,12 @@ def written(state: State, fact: Fact) -> str:
         return ""
     if by_stdio(state, fact):
         when = ", as main has returned" if fact.phase == "exit" else ""
-        return f"stdio passes on what was written to {STREAMS.get(number, f'descriptor {number}')}{when}: {fact.ret} bytes"
-    return f"writes {fact.ret} bytes to {STREAMS[number]}" if number in (1, 2) else ""
+        return f"stdio passes on what was written to {STREAMS.get(number, f'descriptor {number}')}{when}: {_bytes(fact.ret)}"
+    return f"writes {_bytes(fact.ret)} to {STREAMS[number]}" if number in (1, 2) and fact.ret else ""
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 def arena(state: State, fact: Fact) -> str:
