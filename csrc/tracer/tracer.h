@@ -62,8 +62,21 @@ struct payload {
 _Static_assert(sizeof(struct payload) == 16, "tracer.py unpacks 16 bytes");
 
 enum payload_flag { PAYLOAD_FAULT = 1, PAYLOAD_NUL = 2, PAYLOAD_CUT = 4 };
-enum copy_kind { COPY_STRING = 1, COPY_BYTES, COPY_VECTOR, COPY_COUNT, COPY_IOVEC, COPY_FD, COPY_STACK, COPY_FRAMES };
+enum copy_kind {
+    COPY_STRING = 1,
+    COPY_BYTES,
+    COPY_VECTOR,
+    COPY_COUNT,
+    COPY_IOVEC,
+    COPY_FD,
+    COPY_STACK,
+    COPY_MESSAGE,
+    COPY_MESSAGES,
+    COPY_BEHIND,
+    COPY_FRAMES,
+};
 
+#define COPIES 16 /* rows of the table for each call */
 #define RECORD_MOST (2u << 20)
 #define BUFFER_SIZE (8u << 20)
 
@@ -102,6 +115,7 @@ struct session {
     int cpu;
     volatile int stop;
     int error, leader_status;
+    pid_t refused;
     cpu_set_t affinity; /* of the tasks, before they were pinned */
     struct task *open; /* whose call is entered, and not yet told */
     struct task *tasks[TASK_BUCKETS];

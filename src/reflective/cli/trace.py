@@ -11,15 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from ..errors import LoadError
+from ..errors import LoadError, SessionError
 from ..native import tracer
 from ..native.run import die_of
 from ..native.tracer import Request, Session
 from ..plan.build import search
+from ..trace import attach
 from ..trace.reader import Reader, copies
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
+from .exec import initial_environment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..trace import engine
 
 STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
 
@@ -33,13 +39,14 @@ def show(args: argparse.Namespace) -> int:
     try:
         with _output(args) as file:
             if args.program:
-                pid, gate = gated([args.program, *args.arguments], args.via == "reflective")
+                pid, gate = gated([args.program, *args.arguments], initial_environment(), args.via == "reflective")
                 tids = [pid]
             else:
-                tids = [tid for pid in args.pid for tid in _tasks(pid, args.follow)]
+                tids = attach.tasks(args.pid, args.follow)
+                _warn(args.pid)
             status, interrupted = _trace(args, _request(args, tids, gate), file)
-    except (LoadError, ValueError, OSError) as error:
-        return _refused(error, args.pid)
+    except (SessionError, ValueError, OSError) as error:
+        return _refused(error, bool(args.pid))
     finally:
         if gate >= 0:
             os.close(gate)
@@ -59,6 +66,7 @@ def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
     return Request(
         tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate,
         follow=args.follow, pin=not args.no_pin, phases=told or until == tracer.UNTIL_ANONYMOUS, until=until,
+        needed=len(args.pid) or 1,
     )  # fmt: skip
 
 
@@ -68,7 +76,7 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
     writer: view.Json | view.Text = view.Json() if args.json else view.Text(args.follow and bool(args.output))
-    session = Session(request)
+    session = _engine(args.engine)(request)
     try:
         for batch in session.batches(lambda: bool(interrupts)):
             if args.count:
@@ -95,6 +103,14 @@ def _explainer(args: argparse.Namespace) -> Reader:
     return Explainer(args.strings, args.expression, plan)
 
 
+def _engine(name: str) -> type[Session] | type[engine.Session]:
+    if name == "c":
+        return Session
+    from ..trace import engine  # python-ptrace, and with it ctypes, are slow to import
+
+    return engine.Session
+
+
 @contextmanager
 def _output(args: argparse.Namespace) -> Iterator[TextIO]:
     if args.output:
@@ -104,23 +120,19 @@ def _output(args: argparse.Namespace) -> Iterator[TextIO]:
         yield sys.stdout if args.json else sys.stderr
 
 
-def _tasks(pid: int, follow: bool) -> list[int]:
-    """What to attach to: the process's leader, or all of its threads."""
-    if not os.path.exists(f"/proc/{pid}"):
-        raise ProcessLookupError(3, "there is no such process", str(pid))
-    others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid] if follow else []
-    return [pid, *others]
+def _warn(pids: list[int]) -> None:
+    for pid in pids:
+        if attach.bits(pid) == 32:
+            print(
+                f"reflective: process {pid} runs a 32-bit program: its calls are shown by number; strace -p {pid} names them",
+                file=sys.stderr,
+            )
 
 
-def _refused(error: Exception, pids: list[int]) -> int:
-    hint = ""
-    if isinstance(error, PermissionError) and pids:
-        with open(f"/proc/{pids[0]}/status") as file:
-            tracer_pid = next((line.split()[1] for line in file if line.startswith("TracerPid:")), "0")
-        hint = f" (it is already traced by process {tracer_pid})" if tracer_pid != "0" else (
-            " (another user's process, or kernel.yama.ptrace_scope forbids it: try as root, or start the program by trace)"
-        )  # fmt: skip
-    print(f"reflective: {error}{hint}", file=sys.stderr)
+def _refused(error: Exception, attaching: bool) -> int:
+    known = attaching and isinstance(error, OSError) and isinstance(error.filename, int)
+    said = attach.refusal(error.filename, error) if known and isinstance(error, OSError) else str(error)
+    print(f"reflective: {said}", file=sys.stderr)
     return 127 if isinstance(error, LoadError) else 1
 
 

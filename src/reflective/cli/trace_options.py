@@ -34,6 +34,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--explain", action="store_true", help="say below each call what it is for, where that is known")
     parser.add_argument("--via", choices=("kernel", "reflective"), default="kernel", help="what loads the program (kernel)")
+    parser.add_argument("--engine", choices=("c", "python"), default="c", help="python: the loop through python-ptrace (c)")
     parser.add_argument("--no-pin", action="store_true", help="leave the CPUs of the traced tasks alone")
     parser.add_argument("program", nargs="?", help="looked for in PATH unless it has a slash")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG")

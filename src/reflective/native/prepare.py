@@ -77,14 +77,14 @@ def prepare(request: Request, *, in_place: bool) -> Prepared:
     known = system()
     if huge(plan):
         known = known.replace(huge_devices=huge_devices((plan.interpreter or plan.executable).path))
-    set_exe = _may_set_exe() and not request.setup.drops_privilege
+    set_exe = may_set_exe() and not request.setup.drops_privilege
     degraded = _degradations(plan, known, options, set_exe)
     if request.strict and degraded:
         raise load_error(EXDEV, f"{degraded[0].what}: {degraded[0].why}", plan.path, kind=Degraded)
     return Prepared(request, in_place, known, options, personality, stack_limit, len(argv), strings, set_exe, degraded)
 
 
-def _may_set_exe() -> bool:
+def may_set_exe() -> bool:
     """kernel/sys.c: prctl_set_mm_map."""
     effective = held()[0]
     return bool((effective >> CAP_SYS_ADMIN | effective >> CAP_CHECKPOINT_RESTORE) & 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..numbers import NAMES
-from . import file, memory, process, signal, socket, time
+from . import control, file, lock, memory, message, options, process, rare, signal, socket, terminal, time, transfer, waiting
 from .base import Call, Kind, Signature, hexadecimal
 from .common import LX
 
@@ -34,7 +34,8 @@ _FALLBACK = {name: count for count, names in COUNTS.items() for name in names.sp
 
 SIGNATURES: dict[str, Signature] = {
     **{name: (LX,) * _FALLBACK.get(name, 6) for name in NAMES.values()},
-    **file.CALLS, **memory.CALLS, **process.CALLS, **signal.CALLS, **socket.CALLS, **time.CALLS,
+    **control.CALLS, **file.CALLS, **lock.CALLS, **memory.CALLS, **message.CALLS, **options.CALLS, **process.CALLS,
+    **rare.CALLS, **signal.CALLS, **socket.CALLS, **terminal.CALLS, **time.CALLS, **transfer.CALLS, **waiting.CALLS,
 }  # fmt: skip
 HEXADECIMAL_RESULT = frozenset(("brk", "mmap", "mremap", "shmat"))
 OCTAL_RESULT = frozenset(("umask",))
@@ -85,7 +86,7 @@ def result(call: Call) -> str:
     elif call.name in OCTAL_RESULT:
         text = f"{call.ret:#o}".replace("0o", "0")
         text = "000" if not call.ret else text.rjust(3, "0")
-    elif call.name == "fcntl" and call.note:
+    elif call.base16:
         text = hexadecimal(call.ret)
     else:
         text = str(call.ret)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ...values import Value
 
 ON_ENTRY, ON_RETURN = 1, 2
-STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK = 1, 2, 3, 4, 5, 6, 7
+STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, MESSAGE, MESSAGES, BEHIND = range(1, 11)
 BY_RESULT, BY_ONE, BY_WORD = 6, 7, 8
 FAULT, NUL, CUT = 1, 2, 4
 Piece = tuple[int, int, int, int, bytes]  # when, kind, flags, address, contents
@@ -18,12 +18,13 @@ Piece = tuple[int, int, int, int, bytes]  # when, kind, flags, address, contents
 class Call:
     """One system call: its arguments and what they pointed to."""
 
-    __slots__ = ("args", "error", "limit", "name", "note", "pieces", "ret", "returned")
+    __slots__ = ("args", "base16", "error", "limit", "name", "note", "pieces", "ret", "returned")
 
     def __init__(self, name: str, args: tuple[int, ...], pieces: dict[int, list[Piece]], limit: int = 32) -> None:
         self.name, self.args, self.pieces, self.limit = name, args, pieces, limit
         self.ret, self.error, self.returned = 0, False, False
         self.note = ""  # what strace puts in parentheses after the result
+        self.base16 = False  # the result is written in hexadecimal
 
     def bytes(self, arg: int, when: int, least: int = 0) -> bytes | None:
         """What was copied for an argument; None if it could not be read, or is shorter than `least`."""
@@ -137,12 +138,11 @@ def named(table: Mapping[int, str], unknown: str, bits: int = 32) -> Kind:
     return Kind(lambda call, arg: choice(call.args[arg] & ((1 << bits) - 1), table, unknown))
 
 
-def numbered(names: str, start: int = 0) -> dict[int, str]:
+def numbered(names: str, start: int = 0, prefix: str = "") -> dict[int, str]:
     """A table of names that count up; a dash leaves a number out."""
-    return {number: name for number, name in enumerate(names.split(), start) if name != "-"}
+    return {number: prefix + name for number, name in enumerate(names.split(), start) if name != "-"}
 
 
-def bits(names: Iterable[tuple[int, str]] | str, start: int = 0) -> dict[int, str]:
+def bits(names: str, prefix: str = "") -> dict[int, str]:
     """A table of names that double; a dash leaves a bit out."""
-    words = names.split() if isinstance(names, str) else names
-    return {1 << number: name for number, name in enumerate(words, start) if isinstance(name, str) and name != "-"}
+    return {1 << number: prefix + name for number, name in enumerate(names.split()) if name != "-"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 
 from .base import (
     BY_ONE,
@@ -154,6 +155,12 @@ def timeval_text(data: bytes) -> str:
     """struct timeval."""
     seconds, rest = struct.unpack_from("<qq", data)
     return fields(tv_sec=str(seconds), tv_usec=str(rest))
+
+
+def date(seconds: int, part: int) -> str:
+    """A moment as strace writes it behind a number, nanoseconds only if there are any."""
+    moment = time.localtime(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", moment) + (f".{part:09}" if part else "") + time.strftime("%z", moment)
 
 
 TIMESPEC = structure(16, lambda data, call: timespec_text(data), ON_ENTRY)
