@@ -338,3 +338,12 @@ def test_ld_so_says_the_same_of_its_search(
     theirs, ours = from_glibc(path, env), from_explanations(explained(path, env=env))
     assert ours == theirs
     assert {os.path.basename(file) for file, _ in theirs} == {"liba.so", "libb.so", "libc3.so", "libc.so.6"}
+
+
+def test_a_library_that_is_loaded_already_under_another_name(tmp_path: Path) -> None:
+    lib = compile_c(tmp_path / "libfoo.so", FOO, "-shared", "-fPIC")  # no DT_SONAME: only the file tells
+    path = program(tmp_path / "prog", lib, f"-Wl,-rpath,{tmp_path}")
+    (tmp_path / "libother.so").symlink_to(lib)
+    calls = explained(path, env={"LD_PRELOAD": str(tmp_path / "libother.so")})
+    assert "closes libfoo.so: it is libother.so, which is loaded already" in words_of(calls, "close")
+    assert not [words for words in words_of(calls, "mmap") if " libfoo.so" in words]
