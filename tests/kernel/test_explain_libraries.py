@@ -107,9 +107,26 @@ def test_musl_searches_in_its_own_order(tmp_path: Path) -> None:
     assert [call["explain"].partition("(")[2].partition(")")[0] for call in first] == ["LD_LIBRARY_PATH"] * 2
     calls = explained(path)
     silent = [call["name"] for call in calls if call["phase"] == "interpreter" and not call["explain"]]
-    assert set(silent) <= {"fcntl"}
+    assert silent == []
     for load in loads(lib)[1:]:
         assert any(words.startswith(segment_words(load, "libfoo.so")) for words in words_of(calls, "mmap"))
+
+
+def test_musl_looks_last_where_its_path_file_says(tmp_path: Path) -> None:
+    lib = library(tmp_path / "lib" / "libfoo.so", compiler="musl-gcc")
+    path = program(tmp_path / "prog", lib, compiler="musl-gcc")
+    directories = Path("/etc/ld-musl-x86_64.path").read_text().replace(":", "\n").split()
+    calls = explained(path)
+    assert [call["explain"] for call in looks(calls, "libfoo.so")] == [
+        f"looks for libfoo.so in {where} (musl's own list of directories): DT_NEEDED of prog names it; it is not there"
+        for where in directories
+    ]
+    about = [call["explain"] for call in calls if "musl's" in call["explain"] and "looks for" not in call["explain"]]
+    assert about == [
+        "two pages of heap for musl's malloc: the next call makes the first a guard, its bookkeeping is in the other",
+        "musl's list of directories to look for libraries in", "how large is musl's path file: it is read whole",
+        "reads musl's path file", "closes musl's path file",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -18,7 +18,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "access": (files.accessed,), "faccessat": (files.accessed,), "faccessat2": (files.accessed,),
     "open": (files.opened, data.opened), "openat": (files.opened, data.opened), "read": (files.got,), "pread64": (files.got,),
     "fstat": (files.status, data.status, libc.file_status), "newfstatat": (files.status, data.status, libc.file_status),
-    "close": (files.closed, data.closed),
+    "fcntl": (files.on_exec,), "close": (files.closed, data.closed),
     "mmap": (segments.mapped, files.mapped, data.mapped, startup.guard, threads.mapped, libc.arena, libc.large),
     "mprotect": (segments.protected, threads.protected, libc.arena_used), "munmap": (segments.unmapped, libc.arena_trimmed),
     "arch_prctl": (startup.thread_pointer,), "set_tid_address": (startup.tid_address,),
