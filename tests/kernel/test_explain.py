@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -274,3 +275,42 @@ def test_reflective_s_own_loader(hellos: Hellos) -> None:
         return [call["explain"] for call in some if call["phase"] != "loader"]
 
     assert sentences(ours) == sentences(calls)
+
+
+@pytest.mark.flaky(reruns=3)
+def test_every_task_s_lines_are_those_without_explanations(tmp_path: Path) -> None:
+    """The same lines of each task, in the same order, explanations left out."""
+    words = ("sh", "-c", "(exit 3); cat /dev/null; exit 1")
+    run(*TRACE, "-f", "--explain", "-o", tmp_path / "with", *words)
+    run(*TRACE, "-f", "-o", tmp_path / "without", *words)
+
+    def by_task(path: Path) -> list[list[str]]:
+        tasks: dict[str, list[str]] = {}
+        for line in path.read_text().splitlines():
+            if not line.startswith("   # "):
+                task, rest = line.split(None, 1)
+                name = re.match(r"<\.\.\. (\w+) resumed|(\w+)\(|(\+\+\+ .*|--- \w+)", rest)
+                assert name, line
+                tasks.setdefault(task, []).append(next(filter(None, name.groups())))
+        chance = ("wait4", "rt_sigreturn", "--- SIGCHLD")
+        return [
+            [name for name in names if name not in chance] for _, names in sorted(tasks.items(), key=lambda item: int(item[0]))
+        ]
+
+    def once(names: list[str]) -> list[str]:
+        """An interrupted call has two lines."""
+        return [name for number, name in enumerate(names) if number == 0 or names[number - 1] != name]
+
+    assert [once(names) for names in by_task(tmp_path / "with")] == [once(names) for names in by_task(tmp_path / "without")]
+    assert len(by_task(tmp_path / "with")) == 3
+
+
+def test_json_is_as_the_schema_says(hellos: Hellos) -> None:
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "trace.schema.json").read_text())
+    item = next(one for one in schema["oneOf"] if one["properties"]["event"]["const"] == "syscall")
+    assert item["properties"]["explain"]["type"] == "string"
+    for name in VARIANTS:
+        for call in hellos[name][1]:
+            assert call.keys() == {*item["required"], "explain"} == item["properties"].keys()
+            assert isinstance(call["explain"], str)
+            assert call["explain"].isprintable()

@@ -8,7 +8,7 @@ from ...native import tracer
 from ...native.tracer import BODY, payloads, records
 from ...plan.build import LoadPlan
 from .. import reader
-from ..events import Event, Syscall
+from ..events import Event, Exec, Syscall
 from ..phases import LOADER
 from ..reader import CACHE_MOST, Reader, View, line_of
 from ..syscalls import NUMBERS, name_of
@@ -82,11 +82,12 @@ class Explainer(Reader):
             if isinstance(event, Syscall):  # its entry alone, or that of a 32-bit program
                 line.text = line_of(view.head(event, many), *times, view.timed)
             else:
-                line.text = view.other(event, many or self.many) if event is not None else ""
+                told = self.many or (many and not isinstance(event, Exec))
+                line.text = view.other(event, told) if event is not None else ""
             return
         before = self._states.get(pid)
         head = self._explain(pid, known, line, view)
-        if head is not None and kind == tracer.SYSCALL and before is not None and self._states[pid] is before:
+        if head is not None and kind == tracer.SYSCALL and known.ok and before is not None and self._states[pid] is before:
             if len(self._same) >= CACHE_MOST:
                 self._same.clear()
             self._same[body] = (pid, before, head)
