@@ -24,7 +24,7 @@ PROGRAMS = {
     "python3": ["/usr/bin/python3", "-S", "-c", "import ssl, sqlite3; sqlite3.connect(':memory:')"],
 }
 BOUND_LATE = ("lazy", "dlopen")  # dlopen with RTLD_NOW binds all
-FULL_RELRO = "#include <stdio.h>\n#include <stdlib.h>\nint main(void) { return getenv(\"x\") ? puts(\"y\") : 0; }"
+FULL_RELRO = '#include <stdio.h>\n#include <stdlib.h>\nint main(void) { return getenv("x") ? puts("y") : 0; }'
 
 
 def watched(words: list[str], variables: dict[bytes, bytes]) -> tuple[Watch, list[Event]]:
@@ -45,7 +45,9 @@ def held_against(words: list[str], directory: Path, **more: str) -> tuple[Counte
     """The lazy bindings as they were seen, and as the linker reports them."""
     watch, events = watched(words, environment(directory, **more))
     assert watch.status == 0
-    lazy = [event.object for event in events if isinstance(event, Object) and event.binding == "lazy" and event.pid == watch.pid]
+    lazy = [
+        event.object for event in events if isinstance(event, Object) and event.binding == "lazy" and event.pid == watch.pid
+    ]
     names = {path: only_through_plt(path) for path in lazy}
     reported = bindings(directory, watch.pid, which(words))
     libc = next(event.object for event in events if isinstance(event, Object) and event.object.endswith("/libc.so.6"))
@@ -84,13 +86,17 @@ def test_bindings_at_the_start_are_those_that_the_linker_reports(now: str, tmp_p
     watch, events = watched([str(program)], environment(tmp_path, **more))
     types = (JUMP_SLOT, GLOB_DAT, ABS64, COPY)
     names = {event.object: symbols(event.object, *types) for event in events if isinstance(event, Object)}
-    linker = next(os.path.realpath(event.object) for event in events if isinstance(event, Object) and event.binding == "linker")
+    linker = next(
+        os.path.realpath(event.object) for event in events if isinstance(event, Object) and event.binding == "linker"
+    )
     seen = {
         (event.object, event.target_object, event.symbol)
         for event in events
         if isinstance(event, Bind) and event.how in ("startup", "copy", "lazy") and event.object != linker
     }
-    reported = {key for key in bindings(tmp_path, watch.pid, str(program)) if key[2] in names.get(key[0], ()) and key[0] != linker}
+    reported = {
+        key for key in bindings(tmp_path, watch.pid, str(program)) if key[2] in names.get(key[0], ()) and key[0] != linker
+    }
     assert seen == reported
     assert len([key for key in seen if key[0] == str(program)]) >= 3
     assert any(isinstance(event, Resolver) for event in events) == (now == "-z,now")  # libc is bound lazily unless told

@@ -326,9 +326,12 @@ class Engine:
         caller: int | None = None, took: int | None = None,
     ) -> Bind:  # fmt: skip
         target = process.target(after, slot.symbol, slot.version)
+        name = (
+            slot.symbol or process.target(slot.addend + one.bias)[1]
+        )  # an IRELATIVE slot's resolver goes by the function's name
         origin = self._caller(process, caller) if caller else ("", "", 0)
         return Bind(
-            *where, how, one.path, slot.symbol, slot.version, TYPES.get(slot.type, str(slot.type)), address,
+            *where, how, one.path, name, slot.version, TYPES.get(slot.type, str(slot.type)), address,
             one.section(address), slot.file, before, after, *target, caller, *origin, took,
         )  # fmt: skip
 

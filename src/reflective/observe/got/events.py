@@ -32,7 +32,7 @@ class Object(Event):
     """A file with slots is there: `lazy` of its `slots` are bound by their first call; `note` says what can be seen of it."""
 
     object: str
-    base: int
+    bias: int
     binding: str
     relro: str
     slots: int
@@ -108,14 +108,14 @@ class Dlopen(Event):
     """An object was loaded after the start."""
 
     object: str
-    base: int
+    bias: int
 
 
 class Dlclose(Event):
     """An object is gone."""
 
     object: str
-    base: int
+    bias: int
 
 
 class Note(Event):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 from ...errors import SessionError
 from ...native import got as native
@@ -33,34 +33,44 @@ class Watch:
         try:
             self._session = native.Session(tids, gate, pin)
             self._engine = Engine()
-            self._events = self._run()
+            self._batches = self._run()
         finally:
             self._gate = gate
         self.interrupted: Callable[[], bool] = lambda: False
 
     def __iter__(self) -> Iterator[Event]:
-        return self._events
+        for events in self._batches:
+            yield from events
 
-    def _run(self) -> Iterator[Event]:
+    def batches(self) -> Iterator[list[Event]]:
+        """The events, as many at once as came together."""
+        return self._batches
+
+    def close(self) -> None:
+        """Detaches, before the end."""
+        self._batches.close()
+
+    def _run(self) -> Generator[list[Event], None, None]:
         try:
             for batch in self._session.batches(lambda: self.interrupted()):
-                yield from self._engine.batch(batch)
-                if self._engine.answer is not None:
-                    self._session.answer(self._engine.answer)
-                    self._engine.answer = None
+                events = list(self._engine.batch(batch))
+                self._answer()
+                yield events
         finally:
             self._end()
 
+    def _answer(self) -> None:
+        if self._engine.answer is not None:
+            self._session.answer(self._engine.answer)
+            self._engine.answer = None
+
     def _end(self) -> None:
         """Detaches if the end was not reached: whoever iterates may have had enough."""
-        if self._engine.answer is not None:
-            self._session.answer(())
+        self._answer()
         for batch in self._session.batches(lambda: True):
             for _ in self._engine.batch(batch):
                 pass
-            if self._engine.answer is not None:
-                self._session.answer(())
-                self._engine.answer = None
+            self._answer()
         if self._gate >= 0:
             os.close(self._gate)
         try:
