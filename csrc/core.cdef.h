@@ -138,3 +138,10 @@ void *refl_got_start(const struct refl_trace_options *options);
 
 /* Each record of kind EVENT_ASK is answered once. -1: no memory, nothing was changed. */
 int32_t refl_got_answer(void *got, const struct refl_got_change *changes, uint64_t count);
+
+/* A mount of tracefs that is nowhere but behind the descriptor returned; or -errno. */
+int64_t refl_tracefs(void);
+
+/* perf_event_open for a tracepoint in a task and its children, on one CPU; -errno. Records go to the ring of the event `into`,
+ * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into);
