@@ -14,8 +14,8 @@ import struct
 import sys
 import traceback
 
-import reflective.process
 import reflective.plan.script  # which is imported when a script is met: then this may be a user who can't read it
+import reflective.process
 from reflective.errors import LoadError
 
 ANSWER = struct.Struct("<iiI")
@@ -39,12 +39,12 @@ def ended(pid: int) -> int:
 
 
 def attempt(directory: bytes) -> tuple[int, int, bytes]:
-    """errno, status, and what went wrong if something else did."""
+    """errno, status, and the reason if it did not start."""
     os.chdir(directory)
     try:
         return 0, ended(reflective.process.spawn(b"program", ARGV, ENV)), b""
     except LoadError as error:
-        return error.errno or -1, LIVES, b""
+        return error.errno or -1, LIVES, os.fsencode(str(error))
     except BaseException:
         return -1, BROKEN, traceback.format_exc().encode()
     finally:

@@ -26,7 +26,7 @@ from verdict import NOBODY
 HERE = Path(__file__).parent
 ANSWER = struct.Struct("<iiI")
 RUNS_ON, LIVES, BROKEN = -1000, -1001, -1002
-AGAIN = 12
+AGAIN, MOST = 6, 400
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,28 @@ class Ruling:
     output: bytes = b""
 
     def __str__(self) -> str:
-        if self.status == BROKEN:
-            return self.output.decode()
         name = errno.errorcode.get(self.error, str(self.error)) if self.error else "runs"
-        special = {RUNS_ON: "and on", LIVES: "returned"}
+        special = {RUNS_ON: "and on", LIVES: "returned", BROKEN: "broken"}
         end = special.get(self.status) or (f"exit {self.status}" if self.status >= 0 else signal.Signals(-self.status).name)
+        if self.status in (LIVES, BROKEN):
+            return f"{name}, {end} {os.fsdecode(self.output)!a}"
         return f"{name}, {end}, {len(self.output)} bytes" if self.output else f"{name}, {end}"
 
 
 def agree(kernel: Ruling, ours: Ruling) -> bool:
     """As tests/verdict.py has it: past the kernel's point of no return we may still return the errno, or die likewise."""
-    if kernel.error == 0 or kernel.status == LIVES:
-        return ours == kernel
-    return ours in (Ruling(kernel.error, LIVES), Ruling(0, kernel.status))
+    if ours.status == LIVES:
+        return ours.error == kernel.error != 0
+    return ours == (kernel if kernel.error == 0 else Ruling(0, kernel.status))
+
+
+def documented(kernel: Ruling, ours: Ruling) -> bool:
+    """A difference that docs/kernel-parity.md has: a segment laid over the initial stack is always refused.
+
+    The kernel lays it there. The program then starts with its arguments overwritten or a stack cut short, or can't (EFAULT).
+    """
+    over = any(text in ours.output for text in (b"over the initial stack", b"and the stack overlap", b"spans the stack"))
+    return ours.status == LIVES and ours.error == errno.EFAULT and kernel.error in (0, errno.EFAULT) and over
 
 
 class Judge:
@@ -133,18 +142,23 @@ class Court:
     def differ(self, case: Case) -> tuple[Ruling, Ruling] | None:
         """The two rulings if they can't both be right, however addresses fall; else None."""
         kernel, ours = self.try_once(case)
-        if agree(kernel, ours):
+        if agree(kernel, ours) or documented(kernel, ours):
             return None
         if case.mode not in ("random", "nobody"):
             return kernel, ours
         return self._often(case)
 
     def _often(self, case: Case) -> tuple[Ruling, Ruling] | None:
+        """Whether reflective does what the kernel does not do, as often as it is asked."""
+        kernel, ours = self.pairs[case.mode]
         with self.written(case) as name:
-            kernels = [self.pairs[case.mode][0].rule(name) for _ in range(AGAIN)]
-            ours = [self.pairs[case.mode][1].rule(name) for _ in range(AGAIN)]
-        wrong = [one for one in ours if not any(agree(kernel, one) for kernel in kernels)]
-        return (kernels[0], wrong[0]) if wrong else None
+            seen = [ours.rule(name) for _ in range(AGAIN)]
+            for _ in range(MOST):
+                ruling = kernel.rule(name)
+                seen = [one for one in seen if not (agree(ruling, one) or documented(ruling, one))]
+                if not seen:
+                    return None
+        return ruling, seen[0]
 
     def smallest(self, case: Case) -> Case:
         """The case with as few changes as still make a difference."""

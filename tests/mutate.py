@@ -41,7 +41,8 @@ INTERP_BASE = 0x10_0000_0000  # of an interpreter with fixed addresses
 MODES = ("random", "fixed", "nobody")  # as root; likewise without randomisation; as a user without rights
 PATHS = (
     b"interp", b"./interp", b"program", b"missing", b"interp/", b"interp/x", b"", b".", b"/", b"/dev/null", b"/dev/null/x",
-    b"interp\0rest", b"interp ", b"text", b"script", b"x" * 255, b"x" * 256, b"./" * 2044 + b"interp", b"./" * 2045 + b"interp",
+    b"interp\0rest", b"interp ", b"text", b"script", b"x" * 255, b"x" * 256, b"./" * 2044 + b"interp",
+    b"./" * 2045 + b"interp",
 )  # fmt: skip
 
 Contents = ElfFile | bytes

@@ -34,14 +34,15 @@ MIB, GIB = 1 << 20, 1 << 30
 TOP = 1 << 64
 # Without randomisation: the stack, the vdso, ld.so, a PIE and its heap. And where user space ends, or should not begin.
 PLACES = (
-    0, 1, PAGE - 1, PAGE, 0x8000, 0xF000, 0x10000, 0x200000, 1 << 31, 1 << 32, 1 << 40, 1 << 46, 0x5555_5555_4000, 0x5555_5556_0000,
-    0x7FFF_F7FB_0000, 0x7FFF_F7FC_0000, 0x7FFF_F7FF_9000, 0x7FFF_F7FF_B000, 0x7FFF_F7FF_D000, 0x7FFF_F7FF_F000, 0x7FFF_F800_0000,
-    0x7FFF_FFFD_E000, 0x7FFF_FFFF_D000, TASK_SIZE - 2 * PAGE, TASK_SIZE - PAGE, TASK_SIZE - 1, TASK_SIZE, 1 << 47, 1 << 52, 1 << 63,
-    0xFFFF_8000_0000_0000, 0xFFFF_FFFF_FF60_0000, TOP - PAGE, TOP - 1,
+    0, 1, PAGE - 1, PAGE, 0x8000, 0xF000, 0x10000, 0x200000, 1 << 31, 1 << 32, 1 << 40, 1 << 46, 0x5555_5555_4000,
+    0x5555_5556_0000, 0x7FFF_F7FB_0000, 0x7FFF_F7FC_0000, 0x7FFF_F7FF_9000, 0x7FFF_F7FF_B000, 0x7FFF_F7FF_D000,
+    0x7FFF_F7FF_F000, 0x7FFF_F800_0000, 0x7FFF_FFFD_E000, 0x7FFF_FFFF_D000, TASK_SIZE - 2 * PAGE, TASK_SIZE - PAGE,
+    TASK_SIZE - 1, TASK_SIZE, 1 << 47, 1 << 52, 1 << 63, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_FF60_0000, TOP - PAGE,
+    TOP - 1,
 )  # fmt: skip
 SIZES = (
-    0, 1, 4, 0xFF, 0x100, 0x123, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 3 * PAGE, 3 * PAGE + 8, 0x10000, 2 * MIB, GIB, 4 * GIB, 1 << 40,
-    1 << 46, 1 << 47, (1 << 63) - PAGE, (1 << 63) - 1, 1 << 63, TOP - PAGE, TOP - 1,
+    0, 1, 4, 0xFF, 0x100, 0x123, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 3 * PAGE, 3 * PAGE + 8, 0x10000, 2 * MIB, GIB,
+    4 * GIB, 1 << 40, 1 << 46, 1 << 47, (1 << 63) - PAGE, (1 << 63) - 1, 1 << 63, TOP - PAGE, TOP - 1,
 )  # fmt: skip
 STEPS = (1, 8, 0x100, PAGE - 1, PAGE, PAGE + 1, 0x10000, 2 * MIB, -1, -8, -PAGE, -PAGE - 1, -0x10000)
 ALIGNS = (
@@ -138,8 +139,8 @@ def _any_segment(random: Random, elf: ElfFile) -> int:
 def _field(random: Random, file: str, elf: ElfFile) -> list[Change]:
     """A field of a program header gets a boundary value."""
     field, values = random.choice((
-        ("type", TYPES), ("flags", FLAGS), ("offset", SIZES), ("vaddr", PLACES), ("filesz", SIZES), ("memsz", SIZES), ("align", ALIGNS),
-        ("paddr", SIZES),
+        ("type", TYPES), ("flags", FLAGS), ("offset", SIZES), ("vaddr", PLACES), ("filesz", SIZES), ("memsz", SIZES),
+        ("align", ALIGNS), ("paddr", SIZES),
     ))  # fmt: skip
     return _set(file, _any_segment(random, elf), **{field: random.choice(values)})
 
