@@ -224,13 +224,11 @@ def _map_file(image: ElfImage, limit: int, taken: list[tuple[int, int]], system:
         place = top_down(max(limit, system.mmap_top), size, taken)  # this may be higher: see _mmap_base
     if place < FLOOR:
         return system.task_end  # nowhere
-    if size < PMD or image.identity.device not in system.huge_devices:
+    offset = page_down(image.loads[0].offset)
+    if offset + size - (offset + PMD - 1 & -PMD) < PMD or image.identity.device not in system.huge_devices:
         return place
     at = top_down(limit, size + PMD, taken)
-    if at < FLOOR:
-        return place
-    offset = page_down(image.loads[0].offset)
-    return at + ((offset - at) % PMD or PMD)
+    return at + ((offset - at) % PMD or PMD) if at >= FLOOR else place
 
 
 def huge(plan: LoadPlan) -> bool:

@@ -126,7 +126,8 @@ def check(
     for load in image.loads:
         at = page_down(load.vaddr + bias & WORD)
         _check_file(image, load, at, whole, space, noreplace)
-        _check_bss(image, load, at, space)
+        if not load.filesz or at < space.end:
+            _check_bss(image, load, at, space)
         if at >= space.end:
             raise _bad(errno.EINVAL, image, load, f"{at:#x} is beyond user space ({space.end:#x})")
         _check_size(image, load, bias if as_interpreter else 0, space, errno.ENOMEM if as_interpreter else errno.EINVAL)
