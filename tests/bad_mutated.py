@@ -85,4 +85,8 @@ INTERPRETER: dict[str, tuple[int, ElfFile]] = {
         ET_DYN,
         INTERP.with_segments(Segment(PT_LOAD, RX, PAGE + 8, 8, filesz=4, memsz=2 * MIB + 4), first=True),
     ),
+    "p_vaddr -4096 and 0x10000: spans less than its first segment": (
+        ET_DYN,
+        replace(exit_program(type=ET_DYN, base=-PAGE), entry=0).with_segments(data(vaddr=0x10000)),
+    ),
 }

@@ -182,7 +182,8 @@ def _interpreter_base(image: ElfImage, exe: int, limit: int, taken: list[tuple[i
     if not image.loads[0].filesz:
         return wish - first
     wish = max(wish, page_up(system.min_address)) if wish else 0
-    behind = wish + page_up(total(image))
+    size = page_up(total(image))
+    behind = wish + size + (PMD if _huge(image, size, system) else 0)
     free = wish and behind <= system.task_end and all(end <= wish or behind <= start for start, end in taken)
     return (wish if free else _map_file(image, limit, taken, system)) - first
 
@@ -224,11 +225,17 @@ def _map_file(image: ElfImage, limit: int, taken: list[tuple[int, int]], system:
         place = top_down(max(limit, system.mmap_top), size, taken)  # this may be higher: see _mmap_base
     if place < FLOOR:
         return system.task_end  # nowhere
-    offset = page_down(image.loads[0].offset)
-    if offset + size - (offset + PMD - 1 & -PMD) < PMD or image.identity.device not in system.huge_devices:
+    if not _huge(image, size, system):
         return place
     at = top_down(limit, size + PMD, taken)
-    return at + ((offset - at) % PMD or PMD) if at >= FLOOR else place
+    return at + ((page_down(image.loads[0].offset) - at) % PMD or PMD) if at >= FLOOR else place
+
+
+def _huge(image: ElfImage, size: int, system: System) -> bool:
+    """True if a huge page fits into a mapping of that size: room is then looked for with 2 MiB more than that."""
+    offset = page_down(image.loads[0].offset)
+    fits = offset + size - (offset + PMD - 1 & -PMD) >= PMD
+    return fits and image.identity.device in system.huge_devices
 
 
 def huge(plan: LoadPlan) -> bool:
@@ -292,7 +299,7 @@ def _clash(plan: LoadPlan, system: System, layout: Layout) -> str:
 def _no_span(plan: LoadPlan, system: System, layout: Layout) -> str:
     """What a PIE, or an interpreter at fixed addresses, spans must be free for a moment, holes included: where it isn't."""
     spans = [(*sweep(plan.interpreter), "the interpreter")] if plan.interpreter else []
-    if plan.interpreter and plan.executable.relocatable and plan.executable.loads:
+    if plan.interpreter and plan.executable.relocatable and plan.executable.loads and plan.executable.loads[0].filesz:
         start = page_down(plan.executable.loads[0].vaddr + layout.exe)
         spans.append((start, start + page_up(total(plan.executable)), "the executable"))
     for start, end, name in spans:

@@ -11,7 +11,7 @@ import errno
 from ..elf.image import PAGE, PF_W, ElfImage, Segment, check_type
 from ..errors import LoadError, load_error
 from ..values import Value
-from .steps import At, MapFile, MapZero, Step, Zero, prot_of
+from .steps import INTERP, At, MapFile, MapZero, Step, Zero, prot_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -309,8 +309,9 @@ def steps(image: ElfImage, base: str, under: Sequence[tuple[int, int]] = ()) -> 
     """The segments in file order: a later one replaces an earlier one, and what is `under` it; nothing else may be there."""
     result: list[Step] = []
     there = [*under]
+    whole = page_up(total(image)) if image.relocatable or base == INTERP else WORD
     for load in image.loads:
-        for step in _segment(load, base):
+        for step in _segment(load, base, whole):
             if isinstance(step, (MapFile, MapZero)):
                 start = _signed(step.at.offset)
                 end = start + step.size
@@ -319,17 +320,22 @@ def steps(image: ElfImage, base: str, under: Sequence[tuple[int, int]] = ()) -> 
                 result.append(step.replace(over=True) if over else step)
             else:
                 result.append(step)
+        whole = WORD
     return result
 
 
-def _segment(load: Segment, base: str) -> list[Step]:
-    """elf_load: file part, rest of its last page, then anonymous pages, which are writable whatever p_flags say."""
+def _segment(load: Segment, base: str, whole: int) -> list[Step]:
+    """elf_load: file part, rest of its last page, then anonymous pages, which are writable whatever p_flags say.
+
+    `whole` is what is mapped of the file at first, for the whole image: if addresses wrap around it is less than one segment.
+    """
     result: list[Step] = []
     file_end = load.vaddr + load.filesz
     prot = prot_of(load.flags)
     if load.filesz:
         start = page_down(load.vaddr)
-        result.append(MapFile(At(base, start), page_up(file_end) - start, prot, base, page_down(load.offset), load.index))
+        size = min(page_up(file_end) - start, whole)
+        result.append(MapFile(At(base, start), size, prot, base, page_down(load.offset), load.index))
     else:
         file_end = page_down(load.vaddr)
     if load.memsz > load.filesz:
