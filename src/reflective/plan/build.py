@@ -219,7 +219,9 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     bias = beside = segments.check_program(executable, interpreter is not None, space)
     if interpreter:
         bias = segments.check_interpreter(interpreter, executable, beside, space)
-    segments.check_entry(interpreter or executable, bias, TASK_END, as_interpreter=interpreter is not None)
+    entered = interpreter or executable
+    if not segments.entry_depends(entered, TASK_END):
+        segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
     taken = segments.placed(executable, beside)
     if interpreter:
         taken += [*segments.placed(interpreter, bias), segments.sweep(interpreter)]

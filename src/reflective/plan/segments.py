@@ -52,7 +52,10 @@ def may_lie_low(image: ElfImage) -> bool:
     """True if a segment may come to lie in the first MiB, which holds any sensible vm.mmap_min_addr."""
     if not image.relocatable:
         return any(load.vaddr < 1 << 20 for load in image.loads)
-    return bool(image.loads) and (not image.loads[0].filesz or alignment(image) > 1 << 40)
+    if not image.loads:
+        return False
+    first = image.loads[0]
+    return not first.filesz or alignment(image) > 1 << 40 or any(load.vaddr < first.vaddr for load in image.loads)
 
 
 def may_lie_high(image: ElfImage) -> bool:
@@ -195,6 +198,11 @@ def _check_size(image: ElfImage, load: Segment, bias: int, space: Space, number:
     vaddr = load.vaddr + bias & WORD
     if vaddr >= space.end or vaddr + load.memsz > space.end:
         raise _bad(number, image, load, f"p_memsz {load.memsz:#x} at {vaddr:#x} is beyond user space ({space.end:#x})")
+
+
+def entry_depends(image: ElfImage, end: int) -> bool:
+    """True if it depends on where a relocatable image lies whether its entry is in user space, which ends at `end`."""
+    return image.relocatable and not end <= image.entry <= WORD - end
 
 
 def check_entry(image: ElfImage, bias: int, task_end: int, *, as_interpreter: bool = False) -> None:
