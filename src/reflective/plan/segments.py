@@ -55,7 +55,7 @@ def may_lie_low(image: ElfImage) -> bool:
     if not image.loads:
         return False
     first = image.loads[0]
-    return not first.filesz or alignment(image) > 1 << 40 or any(load.vaddr < first.vaddr for load in image.loads)
+    return not first.filesz or alignment(image) >= 1 << 32 or any(load.vaddr < first.vaddr for load in image.loads)
 
 
 def may_lie_high(image: ElfImage) -> bool:
