@@ -93,6 +93,9 @@ static int fill_ops(const struct refl_start *start, struct refl_op *ops)
                 return -EINVAL;
             op->arg[i] += start->params[op->param[i]];
         }
+        int error = check_op(op, start->params, start->data_size);
+        if (error)
+            return error;
     }
     return 0;
 }
