@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/user.h>
 #include <unistd.h>
 
 #include "tracer.h"
@@ -18,6 +20,7 @@
 #define MMSGHDR 64u
 #define SOCKADDR_MOST 128u
 #define CONTROL_MOST 4096u
+#define DESCRIPTORS_MOST 64u
 #define RESULT 6 /* as an argument's number */
 
 bool payload_add(struct task *task, const struct payload *head, const void *bytes)
@@ -212,6 +215,31 @@ static void add_link(struct task *task, struct payload head, const char *name)
     payload_add(task, &head, target);
 }
 
+/* What a descriptor is; the payload's address is its number. */
+static void add_descriptor(struct task *task, struct payload head, int number)
+{
+    char name[32];
+    snprintf(name, sizeof name, number == AT_FDCWD ? "cwd" : "fd/%d", number);
+    head.kind = COPY_FD;
+    head.address = (uint32_t)number;
+    if (number >= 0 || number == AT_FDCWD)
+        add_link(task, head, name);
+}
+
+/* Descriptors in an array of structures: the low half of `shape` is a structure's size, the high half their number, if fixed. */
+static void add_descriptors(struct task *task, struct payload head, uint64_t count, uint32_t shape)
+{
+    uint64_t stride = shape & 0xffff, at = head.address;
+    if (shape >> 16)
+        count = shape >> 16;
+    for (uint64_t i = 0; i < count && i < DESCRIPTORS_MOST; i++) {
+        int number;
+        if (read_memory(task->tid, at + i * stride, &number, sizeof number) != sizeof number)
+            return;
+        add_descriptor(task, head, number);
+    }
+}
+
 static void copy_one(const struct session *session, struct task *task, const struct refl_copy *copy)
 {
     const struct record *record = record_of(task);
@@ -219,15 +247,19 @@ static void copy_one(const struct session *session, struct task *task, const str
     uint64_t address = copy->arg < RESULT ? record->args[copy->arg] : (uint64_t)record->ret;
     struct payload head = {copy->arg, copy->when, copy->kind, 0, 0, address};
     if (copy->kind == COPY_FD) {
-        char name[32];
-        snprintf(name, sizeof name, (int)address == AT_FDCWD ? "cwd" : "fd/%d", (int)address);
-        if ((int)address >= 0 || (int)address == AT_FDCWD)
-            add_link(task, head, name);
+        add_descriptor(task, head, (int)address);
         return;
     }
     if (copy->kind == COPY_STACK) {
         head.address = task->sp + copy->size;
         add_bytes(task, head, 8);
+        return;
+    }
+    if (copy->kind == COPY_REGISTERS) {
+        struct user_regs_struct registers;
+        head.length = sizeof registers;
+        if (ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) == 0)
+            payload_add(task, &head, &registers);
         return;
     }
     if (copy->kind == COPY_FRAMES) { /* return addresses are among these */
@@ -268,6 +300,9 @@ static void copy_one(const struct session *session, struct task *task, const str
         break;
     case COPY_MESSAGES:
         add_messages(task, head, count, limit);
+        break;
+    case COPY_FDS:
+        add_descriptors(task, head, count, copy->size);
         break;
     case COPY_BEHIND:
         add_behind(task, head, copy->size);

@@ -267,6 +267,8 @@ static void detach(struct session *session, struct task *task, int number)
     mark_none(task);
     task_unpin(session, task);
     ptrace(PTRACE_DETACH, task->tid, NULL, (void *)(long)number);
+    if (session->open == task)
+        record_of(task)->flags |= FLAG_LAST;
     interrupt_open(session);
     tell(session, task, EVENT_DETACHED, inside, 0, NULL, 0);
     task_remove(session, task);

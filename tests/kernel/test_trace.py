@@ -39,6 +39,15 @@ TASKS = {
     "perl": ["perl", "-e", "system 'true'; exit 4"],
     "python": ["/usr/bin/python3", "-S", "-c", PYTHON],
 }
+AFTER_JUMP = {
+    "true": ["true"],
+    "ls": ["ls", "/"],
+    "cat": ["cat", "/etc/passwd"],
+    "bash": ["bash", "-c", "true & wait"],
+    "git": ["git", "version"],
+    "perl": ["perl", "-MPOSIX", "-e", "print strftime('%Y', gmtime 0); system 'true'"],
+    "python with threads": ["/usr/bin/python3", "-S", "-c", PYTHON],
+}
 CHANCE = re.compile(r"--- SIGCHLD|rt_sigreturn|wait4|rt_sigprocmask|futex|getppid|munmap")
 
 
@@ -216,9 +225,7 @@ def test_json_is_as_the_schema_says() -> None:
     assert {"start", "exec", "entry", "main", "clone", "syscall", "enter", "signal", "exit"} <= seen
 
 
-@pytest.mark.parametrize(
-    "words", [["true"], ["ls", "/"], ["cat", "/etc/passwd"], ["bash", "-c", "true & wait"], ["git", "version"]]
-)
+@pytest.mark.parametrize("words", AFTER_JUMP.values(), ids=AFTER_JUMP.keys())
 def test_calls_after_the_jump_are_those_of_a_kernel_load(words: list[str], tmp_path: Path) -> None:
     run("strace", "-f", "-o", tmp_path / "theirs", *words, check=0)
     events = parsed("-f", "--via", "reflective", *words)

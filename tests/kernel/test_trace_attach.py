@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -167,3 +168,66 @@ def test_a_tracer_that_is_killed_takes_the_program_with_it(tmp_path: Path) -> No
     while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+THREADED = """
+import threading, time
+def run():
+    while True: time.sleep(0.02)
+for _ in range(2): threading.Thread(target=run, daemon=True).start()
+print("x", flush=True)
+run()
+"""
+
+
+def attached(command: list[str], pid: int, folder: Path) -> tuple[str, str]:
+    """What a tracer says first, and all of the screen: attached to a process until its calls come, then interrupted."""
+    screen = folder / "screen"
+    with screen.open("w") as file, subprocess.Popen([*command, "-p", str(pid)], stderr=file) as tracer:
+        deadline = time.monotonic() + 30
+        while screen.read_text().count("clock_nanosleep") < 30:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(30)
+    text = screen.read_text()
+    return next(line.partition(": ")[2] for line in text.splitlines() if "attached" in line), text
+
+
+def test_what_comes_and_goes_is_said_as_by_strace(tmp_path: Path) -> None:
+    """-p -f on a process with threads: all of them are seen, and let go."""
+    needs("strace", "strace")
+    with subprocess.Popen([sys.executable, "-c", THREADED], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        theirs, _ = attached(["strace", "-f"], process.pid, tmp_path)
+        ours, text = attached([*TRACE, "-f"], process.pid, tmp_path)
+        tids = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")}
+        states = [Path(f"/proc/{process.pid}/task/{tid}/status").read_text() for tid in tids]
+        process.kill()
+    assert ours == theirs == f"Process {process.pid} attached with 3 threads"
+    assert {int(tid) for tid in re.findall(r"^\[pid +(\d+)\]", text, re.M)} == tids
+    assert {int(tid) for tid in re.findall(r"^reflective: Process (\d+) detached", text, re.M)} == tids
+    assert text.count("<detached ...>") <= 1
+    assert all("TracerPid:\t0" in state for state in states)
+
+
+def test_a_call_that_goes_on_without_us_is_detached(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        screen = tmp_path / "screen"
+        with screen.open("w") as file, subprocess.Popen([*TRACE, "-p", str(process.pid)], stderr=file) as tracer:
+            while not screen.stat().st_size or "State:\tS" not in Path(f"/proc/{process.pid}/status").read_text():
+                time.sleep(0.02)
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait(30)
+        process.kill()
+    lines = screen.read_text().splitlines()
+    assert lines[0] == f"reflective: Process {process.pid} attached"
+    assert re.fullmatch(r"restart_syscall\(<\.\.\. resuming interrupted system call \.\.\.> <detached \.\.\.>", lines[1])
+    assert lines[2] == f"reflective: Process {process.pid} detached"
+
+
+def test_children_are_announced() -> None:
+    done = run(*TRACE, "-f", "sh", "-c", "/bin/true; exit 0")
+    pids = re.findall(r"^reflective: Process (\d+) attached$", done.stderr, re.M)
+    assert pids == re.findall(r"v?fork.* = (\d+)$", done.stderr, re.M)

@@ -63,3 +63,43 @@ def test_lines_are_those_of_strace(family: str, program: Path, tmp_path: Path) -
     assert ours == theirs
     assert len(ours) > 13
     assert len(set(ours)) > 12
+
+
+DESCRIPTORS = """
+import array, os, select, socket
+a, b = socket.socketpair()
+s = socket.socket()
+d = os.open('/etc', os.O_RDONLY)
+os.stat('passwd', dir_fd=d), os.dup(d), os.memfd_create('m'), os.eventfd(1)
+r, w = os.pipe()
+e = select.epoll()
+e.register(r, 1), e.poll(0)
+p = select.poll()
+p.register(r), p.register(d), p.poll(0)
+f = os.open('a<b>"c', os.O_CREAT | os.O_RDWR)
+os.unlink('a<b>"c'), os.write(f, b'1'), os.fchdir(d), os.close(f)
+os.pidfd_open(os.getpid())
+try:
+    os.close(99)
+except OSError:
+    pass
+"""
+
+
+def test_descriptors_are_written_as_by_strace(tmp_path: Path) -> None:
+    needs("strace", "strace")
+    found = []
+    for tracer, name in ((["strace", "-y"], "theirs"), ([*TRACE, "-y"], "ours")):
+        (folder := tmp_path / name).mkdir()
+        words = ["/usr/bin/python3", "-ISc", DESCRIPTORS]
+        out = tmp_path / f"{name}.txt"
+        subprocess.run(
+            ["setarch", "-R", *tracer, "-o", out, *words], cwd=folder, stdin=subprocess.DEVNULL, check=True, timeout=60
+        )
+        text = re.sub(r"0x[0-9a-f]{6,}", "ADDRESS", out.read_text()).replace(str(folder), "FOLDER")
+        text = re.sub(r"(socket|pipe):\[\d+\]|tv_n?sec=\d+|st_size=\d+", r"\1", re.sub(r"\) +=", ") =", text))
+        kept = [line for line in text.splitlines() if "<" in line and not line.startswith("getdents")]
+        found.append([re.sub(r"(getpid|gettid)\(.*|pidfd_open\(\d+", r"\1", line) for line in kept])
+    assert found[1] == found[0]
+    assert any('a\\74b\\76\\"c>(deleted)' in line for line in found[0])
+    assert sum("<" in line for line in found[0]) > 60

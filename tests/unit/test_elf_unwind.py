@@ -11,7 +11,7 @@ import pytest
 from explained import cached, compile_c, run
 
 from reflective.elf import image, sections
-from reflective.elf.unwind import Table
+from reflective.elf.eh_frame import Table
 
 REGISTERS = {
     "rax": 0, "rdx": 1, "rcx": 2, "rbx": 3, "rsi": 4, "rdi": 5, "rbp": 6, "rsp": 7, "r8": 8, "r9": 9, "r10": 10, "r11": 11,

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -17,7 +17,7 @@ from ..native.run import die_of
 from ..native.tracer import Request, Session
 from ..plan.build import search
 from ..trace import attach
-from ..trace.reader import Reader, copies
+from ..trace.reader import Reader, copies, with_paths, with_stacks
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
@@ -34,6 +34,9 @@ def show(args: argparse.Namespace) -> int:
     """Traces, and returns the program's status."""
     if bool(args.program) == bool(args.pid):
         print("reflective trace: a program or -p PID, one of them (see reflective trace --help)", file=sys.stderr)
+        return 2
+    if args.perfetto and (args.json or args.count or args.output or args.explain):
+        print("reflective trace: --perfetto FILE is an output of its own: without --json, -c, -o, --explain", file=sys.stderr)
         return 2
     gate = -1
     try:
@@ -54,19 +57,21 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
+    told = bool(args.json or args.perfetto or args.stack)
     wanted = args.expression
-    if wanted is not None and args.json:
+    if wanted is not None and told:
         wanted |= {NUMBERS[name] for name in STATE}
-    table, told = {} if args.count else copies(args.json), args.json or args.explain
+    table = {} if args.count else copies(told)
     if args.explain:
         from ..trace.explain import reader as explaining
 
         wanted, table = wanted and wanted | explaining.NEEDED, explaining.copies()
+    table = with_paths(table) if args.paths and table else table
+    table = with_stacks(table) if args.stack and table else table
     until = tracer.UNHIDDEN if gate < 0 else tracer.UNTIL_EXECVE if args.via == "kernel" else tracer.UNTIL_ANONYMOUS
     return Request(
-        tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate,
-        follow=args.follow, pin=not args.no_pin, phases=told or until == tracer.UNTIL_ANONYMOUS, until=until,
-        needed=len(args.pid) or 1,
+        tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate, needed=len(args.pid) or 1,
+        follow=args.follow, pin=not args.no_pin, phases=told or args.explain or until == tracer.UNTIL_ANONYMOUS, until=until,
     )  # fmt: skip
 
 
@@ -75,15 +80,13 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     interrupts: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
-    writer: view.Json | view.Text = view.Json() if args.json else view.Text(args.follow and bool(args.output))
+    reader.paths, reader.stacks = args.paths, args.stack
+    text, end = _writer(args, request, reader)
     session = _engine(args.engine)(request)
     try:
         for batch in session.batches(lambda: bool(interrupts)):
-            if args.count:
-                reader.tally(batch)
-            else:
-                file.write(reader.lines(batch, writer))
-                file.flush()
+            file.write(text(batch))
+            file.flush()
     except BrokenPipeError:
         interrupts.append(signal.SIGPIPE)
     finally:
@@ -91,16 +94,28 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
             pass
         status = session.finish()
         signal.signal(signal.SIGINT, before)
-    if args.count:
-        file.write(view.summary(reader.totals()))
+    file.write(end())
     return status, bool(interrupts)
 
 
-def _explainer(args: argparse.Namespace) -> Reader:
-    from ..trace.explain.reader import Explainer
+def _writer(args: argparse.Namespace, request: Request, reader: Reader) -> tuple[Callable[[bytes], str], Callable[[], str]]:
+    """What to write for each batch of records, and at the end."""
+    if args.count:
+        return reader.tally, lambda: view.summary(reader.totals())
+    if args.perfetto:
+        from ..views.perfetto import Perfetto
 
-    plan = search(args.program, os.get_exec_path(), in_place=True) if args.program and args.via == "reflective" else None
-    return Explainer(args.strings, args.expression, plan)
+        drawing = Perfetto()
+        return lambda batch: drawing.lines(reader.events(batch)), drawing.end
+    lines = view.Json() if args.json else _text(args, request)
+    return lambda batch: reader.lines(batch, lines), str
+
+
+def _text(args: argparse.Namespace, request: Request) -> view.Text:
+    if args.output:
+        return view.Text(args.follow)
+    others = len(request.tids) - len(args.pid)
+    return view.Text(known=dict.fromkeys(request.tids, 0) | {pid: 1 + others // len(args.pid) for pid in args.pid})
 
 
 def _engine(name: str) -> type[Session] | type[engine.Session]:
@@ -111,10 +126,17 @@ def _engine(name: str) -> type[Session] | type[engine.Session]:
     return engine.Session
 
 
+def _explainer(args: argparse.Namespace) -> Reader:
+    from ..trace.explain.reader import Explainer
+
+    plan = search(args.program, os.get_exec_path(), in_place=True) if args.program and args.via == "reflective" else None
+    return Explainer(args.strings, args.expression, plan)
+
+
 @contextmanager
 def _output(args: argparse.Namespace) -> Iterator[TextIO]:
-    if args.output:
-        with open(args.output, "w", errors="surrogateescape") as file:
+    if args.output or args.perfetto:
+        with open(args.output or args.perfetto, "w", errors="surrogateescape") as file:
             yield file
     else:
         yield sys.stdout if args.json else sys.stderr

@@ -16,9 +16,11 @@ PAYLOAD = struct.Struct("<BBBBIQ")  # arg, when, kind, flags, length, address
 (
     SYSCALL, ENTER, LEAVE, EXITING, SIGNAL, STOPPED, EXITED, KILLED, TASK, CLONE, EXEC, MAPS, MARK, DETACHED,
 ) = range(1, 15)  # fmt: skip
-ERROR, FOREIGN, TOLD = 1, 2, 4  # enum record_flag
+ERROR, FOREIGN, TOLD, LAST = 1, 2, 4, 8  # enum record_flag
 FAULT, NUL, CUT = 1, 2, 4  # enum payload_flag
-STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, MESSAGE, MESSAGES, BEHIND, FRAMES = range(1, 12)  # enum copy_kind
+STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, FRAMES, MESSAGE, MESSAGES, BEHIND, FDS, REGISTERS = range(
+    1, 14
+)  # enum copy_kind
 BY_RESULT, BY_ONE, BY_WORD = 6, 7, 8
 ON_ENTRY, ON_RETURN = 1, 2
 UNHIDDEN, UNTIL_EXECVE, UNTIL_ANONYMOUS = 0, 1, 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 
 from ..native.tracer import (
     BEHIND,
@@ -14,12 +15,15 @@ from ..native.tracer import (
     CUT,
     FAULT,
     FD,
+    FDS,
+    FRAMES,
     IOVEC,
     MESSAGE,
     MESSAGES,
     NUL,
     ON_RETURN,
     PAYLOAD,
+    REGISTERS,
     STACK,
     STRING,
     VECTOR,
@@ -29,7 +33,7 @@ from ..native.tracer import (
 PAGE, RECORD_MOST, VECTOR_MOST, STRUCTURES_MOST = 4096, 2 << 20, 4096, 65536
 MSGHDR, MMSGHDR, VECTORS_MOST, ADDRESS_MOST, CONTROL_MOST = 56, 64, 64, 128, 4096
 AT_FDCWD, RESULT = -100, 6
-ALL = 1 << 64
+ALL, DESCRIPTORS_MOST = 1 << 64, 64
 
 
 class Memory:
@@ -69,6 +73,7 @@ class Record:
 
     def __init__(self, memory: Memory, limit: int) -> None:
         self._memory, self._limit = memory, limit
+        self.registers: Callable[[], bytes] = bytes
         self.payloads: list[bytes] = []
         self._size = 0
 
@@ -91,8 +96,11 @@ class Record:
         if kind == FD:
             self._descriptor(arg, when, address)
             return
-        if kind == STACK:
-            self._bytes(arg, when, kind, sp + size, 8)
+        if kind == REGISTERS:
+            self.add(arg, when, kind, 0, address, self.registers())
+            return
+        if kind in (STACK, FRAMES):
+            self._bytes(arg, when, kind, *((sp + size, 8) if kind == STACK else (sp, size)))
             return
         if not address:
             return
@@ -120,6 +128,8 @@ class Record:
         elif kind == MESSAGES:
             for index in range(min(number, limit + 1, VECTORS_MOST)):
                 self._message(arg, when, address + index * MMSGHDR, MMSGHDR, ALL)
+        elif kind == FDS:
+            self._descriptors(arg, when, address, size >> 16 or number, size & 0xFFFF)
         elif kind == BEHIND:
             head = self._memory.read(address, 16)
             self.add(arg, when, BYTES, 0, address, head)
@@ -134,7 +144,14 @@ class Record:
             target = os.fsencode(os.readlink(f"/proc/{self._memory.tid}/{name}"))
         except OSError:
             return
-        self.add(arg, when, FD, 0, value, target)
+        self.add(arg, when, FD, 0, value & 0xFFFFFFFF, target)
+
+    def _descriptors(self, arg: int, when: int, address: int, count: int, stride: int) -> None:
+        for at in range(address, address + min(count, DESCRIPTORS_MOST) * stride, stride):
+            data = self._memory.read(at, 4)
+            if len(data) < 4:
+                return
+            self._descriptor(arg, when, int.from_bytes(data, "little"))
 
     def _bytes(self, arg: int, when: int, kind: int, address: int, size: int) -> None:
         data = self._memory.read(address, size)

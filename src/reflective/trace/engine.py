@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from ctypes import addressof, create_string_buffer
 
-from ptrace.binding.func import ptrace, ptrace_geteventmsg
+from ptrace.binding.func import ptrace, ptrace_geteventmsg, ptrace_getregs
 from ptrace.error import PtraceError
 
 from ..native import tracer
@@ -38,7 +38,7 @@ ENTRY, EXIT = 1, 2
 X86_64 = 0xC000003E  # AUDIT_ARCH_X86_64
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 NUMBER = {name: number for number, name in NAMES.items()}
-ENOUGH = 1 << 16
+ENOUGH, FILE_MOST = 1 << 16, 1 << 20
 
 
 class Task:
@@ -219,6 +219,7 @@ class Session:
     def _entered(self, task: Task, head: tuple[int, int, int, int], args: tuple[int, ...], sp: int) -> None:
         task.head, task.args, task.sp = head, args, sp
         task.record = Record(task.memory, self._request.string_limit)
+        task.record.registers = lambda: bytes(ptrace_getregs(task.tid))
         task.marks.called()
         if task.hidden and self._appears(task):
             self._show(task)
@@ -280,13 +281,13 @@ class Session:
         body = BODY.pack(task.pid, task.tid, *facts, *args) + b"".join(payloads)
         self._out += HEAD.pack(HEAD.size + len(body), kind, *times) + body
 
-    def _tell(self, task: Task, kind: int, first: int = 0, second: int = 0, data: bytes | None = None) -> None:
+    def _tell(self, task: Task, kind: int, first: int = 0, second: int = 0, data: list[bytes] | None = None) -> None:
         """An event besides the calls."""
         if task.hidden:
             return
         now, record = time.monotonic_ns(), Record(task.memory, 0)
-        if data is not None:
-            record.add(0, 0, BYTES, 0, 0, data)
+        for one in data or ():
+            record.add(0, 0, BYTES, 0, 0, one)
         facts = (0xFFFFFFFF, 0, 0, first if first < 1 << 63 else first - (1 << 64))
         self._write(task, kind, (now, now), facts, (first, second, 0, 0, 0, 0), record.payloads)
 
@@ -297,11 +298,7 @@ class Session:
             self._open.flushed, self._open = True, None
 
     def _maps(self, task: Task) -> None:
-        try:
-            with open(f"/proc/{task.tid}/maps", "rb") as file:
-                self._tell(task, tracer.MAPS, data=file.read())
-        except OSError:
-            pass  # killed
+        self._tell(task, tracer.MAPS, data=[_file(task.tid, name) for name in ("maps", "auxv", "environ")])
 
     def _new_program(self, task: Task) -> None:
         task.fresh()
@@ -318,7 +315,7 @@ class Session:
         info = signal_info(task.tid)
         if info and not task.hidden:
             self._interrupt_open()
-            self._tell(task, tracer.SIGNAL, number, 0, info)
+            self._tell(task, tracer.SIGNAL, number, 0, [info])
         return number
 
     def _event(self, task: Task, event: int) -> Task:
@@ -370,6 +367,8 @@ class Session:
         if task.affinity and os.sched_getaffinity(task.tid) == {self._cpu}:
             os.sched_setaffinity(task.tid, task.affinity)
         _try(DETACH, task.tid, number)
+        if self._open is task:
+            task.head = (*task.head[:2], task.head[2] | tracer.LAST, task.head[3])
         self._interrupt_open()
         self._tell(task, tracer.DETACHED, int(inside))
         self._remove(task)
@@ -379,6 +378,14 @@ class Session:
             self._open = None
         task.forget()
         del self._tasks[task.tid]
+
+
+def _file(tid: int, name: str) -> bytes:
+    try:
+        with open(f"/proc/{tid}/{name}", "rb") as file:
+            return file.read(FILE_MOST)
+    except OSError:  # killed
+        return b""
 
 
 def _try(request: int, tid: int, data: int = 0, *, size: int = 0) -> int | None:

@@ -229,7 +229,8 @@ CALLS: dict[str, Signature] = {
     "uname": (structure(390, _uname, ON_RETURN),), "sysinfo": (structure(108, _sysinfo, ON_RETURN),),
     "sched_getaffinity": (D, LU, CPUS),
     "sched_setaffinity": (D, LU, CPUS.replace(copies=((ON_ENTRY, BYTES, 1, 0),), out=False)),
-    "getpriority": (WHICH, D), "setpriority": (WHICH, D, D), "getcpu": (ID_OUT, ID_OUT, P), "restart_syscall": (),
+    "getpriority": (WHICH, D), "setpriority": (WHICH, D, D), "getcpu": (ID_OUT, ID_OUT, P),
+    "restart_syscall": (Kind(lambda call, arg: f"<... resuming interrupted {call.interrupted} ...>"),),
     "pidfd_open": (D, X), "unshare": (named_flags(CLONE, "CLONE_???"),),
     "setns": (D, named_flags(CLONE, "CLONE_???")),
 }  # fmt: skip

@@ -9,6 +9,7 @@ from .base import (
     BY_ONE,
     BY_RESULT,
     BYTES,
+    FDS,
     IOVEC,
     ON_ENTRY,
     ON_RETURN,
@@ -42,11 +43,13 @@ CLOEXEC, NONBLOCK, SET_MOST = 0o2000000, 0o4000, 128
 EPOLL_EVENT = 12  # bytes, packed
 
 
-def _poll_items(data: bytes, revents: bool) -> list[str]:
+def _poll_items(call: Call, data: bytes, revents: bool) -> list[str]:
     items = []
     for fd, asked, got in struct.iter_unpack("<ihh", whole(data, 8)):
         if not revents:
-            items.append(fields(fd=str(fd), **({"events": flags(asked & 0xFFFF, POLL, "POLL???")} if fd >= 0 else {})))
+            items.append(
+                fields(fd=call.descriptor(fd), **({"events": flags(asked & 0xFFFF, POLL, "POLL???")} if fd >= 0 else {}))
+            )
         elif got and fd >= 0:
             items.append(fields(fd=str(fd), revents=flags(got & 0xFFFF, POLL, "POLL???")))
     return items
@@ -55,10 +58,10 @@ def _poll_items(data: bytes, revents: bool) -> list[str]:
 def _poll(call: Call, arg: int) -> str:
     asked, got = call.bytes(arg, ON_ENTRY), call.bytes(arg, ON_RETURN)
     if call.returned and not call.error:
-        call.note = f"[{', '.join(_poll_items(got or b'', True))}]" if call.ret else "Timeout"
+        call.note = f"[{', '.join(_poll_items(call, got or b'', True))}]" if call.ret else "Timeout"
     if asked is None:
         return address(call.args[arg])
-    items = _poll_items(asked, False)
+    items = _poll_items(call, asked, False)
     return "[" + ", ".join([*items[: call.limit], *(["..."] if len(items) > call.limit else [])]) + "]"
 
 
@@ -132,7 +135,7 @@ def _operation(call: Call, arg: int) -> str:
 
 
 OPERATIONS = numbered("EPOLL_CTL_ADD EPOLL_CTL_DEL EPOLL_CTL_MOD", 1)
-POLL_FDS = Kind(_poll, ((ON_ENTRY, BYTES, 1, 8), (ON_RETURN, BYTES, 1, 8)))
+POLL_FDS = Kind(_poll, ((ON_ENTRY, BYTES, 1, 8), (ON_RETURN, BYTES, 1, 8), (ON_ENTRY, FDS, 1, 8)))
 BOTH = ((ON_ENTRY, BYTES, BY_ONE, 16), (ON_RETURN, BYTES, BY_ONE, 16))
 LEFT, LEFT_TIMEVAL = Kind(_left_timespec, BOTH), Kind(_left_timeval, BOTH)
 SETS = (_set("in"), _set("out"), _set("except"))

@@ -9,9 +9,9 @@ from struct import error
 
 from ...elf import dynamic, sections
 from ...elf.dynamic import Dynamic
+from ...elf.eh_frame import Table
 from ...elf.image import PAGE, PT_GNU_RELRO, ElfImage, FileIdentity, Segment, read
 from ...elf.sections import Section
-from ...elf.unwind import Table
 from ...errors import LoadError
 from ...plan.steps import prot_of
 from ...values import Value
