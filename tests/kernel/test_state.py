@@ -37,6 +37,19 @@ DOCUMENTED = {
     "stat.flags.PF_SUPERPRIV": ("0|1", "has used a privilege: fork forgets it, setting /proc/self/exe uses one"),
 }
 
+CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
+
+
+def may_set_exe() -> bool:
+    """kernel/sys.c: prctl_set_mm_map."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    return bool((effective >> CAP_SYS_ADMIN | effective >> CAP_CHECKPOINT_RESTORE) & 1)
+
+
+if not may_set_exe():
+    DOCUMENTED["proc.exe"] = (re.escape(os.readlink("/proc/self/exe")), "setting it takes a capability: degraded says so")
+
 # CPython ignores these before the loader's first line runs; what they were before, nobody can tell then.
 UNKNOWABLE_IN_PYTHON = {
     "signals.action 13": (r"\[0, 0, 0, 0\]", "SIGPIPE"),
