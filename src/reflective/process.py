@@ -136,6 +136,8 @@ class Popen(subprocess.Popen[Any]):
             except OSError as error:
                 if error.filename is not None:
                     error.filename = cwd if error.filename == setup.cwd and cwd is not None else program
+                elif sys.version_info < (3, 12):  # where subprocess takes every failure before the exec for one of chdir
+                    error.filename = cwd
                 raise
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
