@@ -50,7 +50,7 @@ static int fits(uint64_t size, uint64_t longest, uint64_t limit)
 {
     uint64_t share = limit / 4 < SHARE_MOST ? limit / 4 : SHARE_MOST;
     share = share < SHARE_LEAST ? SHARE_LEAST : share;
-    return longest >= STRING_MOST || size >= share / 2 || size >= limit / 2 ? -E2BIG : 0;
+    return longest > STRING_MOST || size >= share / 2 || size >= limit / 2 ? -E2BIG : 0;
 }
 
 static uint64_t longest_of(const char *strings, uint64_t size)

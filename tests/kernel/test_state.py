@@ -21,7 +21,7 @@ from typing import Any, Protocol, Unpack
 
 import pytest
 from start import Difference, Properties, Start, differences, split_smaps
-from support import VARIANTS, Argv, Compiler, StartOptions, loaded, native
+from support import VARIANTS, Argv, Compiler, StartOptions, loaded, native, spawned
 
 # The differences that user space cannot avoid: property, what reflective may have there (a pattern), and why.
 # Each has a row in docs/kernel-parity.md; any other difference is a bug.
@@ -36,6 +36,10 @@ DOCUMENTED = {
     "stat.flags.PF_FORKNOEXEC": ("1", "set by fork, cleared by execve alone"),
     "stat.flags.PF_SUPERPRIV": ("0|1", "has used a privilege: fork forgets it, setting /proc/self/exe uses one"),
 }
+
+# By way of a zygote, which the kernel has executed, there are fewer.
+BY_ZYGOTE = {name: row for name, row in DOCUMENTED.items() if name not in ("maps.own", "stat.flags.PF_FORKNOEXEC")}
+FORKS = ("limited address space", "limited data")  # where there is no room for one
 
 # CPython ignores these before the loader's first line runs; what they were before, nobody can tell then.
 UNKNOWABLE_IN_PYTHON = {
@@ -182,6 +186,22 @@ SCENARIOS = {
     "one capability less": Scenario(before=(lambda: prctl(PR_CAPBSET_DROP, CAP_SYS_TIME),)),
     "closed input": Scenario(before=(lambda: os.close(0),)),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_start_by_zygote(compiler: Compiler, variant: str) -> None:
+    """Every kind of program; those that the zygote is not for are forked."""
+    kernel, reflective = start(native, compiler, variant), start(spawned, compiler, variant)
+    assert_same(kernel, reflective, DOCUMENTED if VARIANTS[variant].huge else BY_ZYGOTE)
+
+
+@pytest.mark.parametrize("variant", ["dynamic", "entry-static"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_inherited_by_zygote(compiler: Compiler, variant: str, name: str) -> None:
+    """Whatever the starting process hands on, or sets and execve takes back."""
+    scenario = SCENARIOS[name]
+    kernel, reflective = scenario.start(native, compiler, variant), scenario.start(spawned, compiler, variant)
+    assert_same(kernel, reflective, (DOCUMENTED if name in FORKS else BY_ZYGOTE) | scenario.documented)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 
-from ..elf.image import ElfImage, FileIdentity
+from ..elf.image import PAGE, ElfImage, FileIdentity
 from ..plan import steps
 from ..plan.build import ELF_ET_DYN_BASE, LoadPlan, build
-from ..plan.layout import PMD, STACK_RND_BITS, STACK_TOP, System
-from ..plan.segments import alignment, page_down, page_up, runs, span, total
+from ..plan.layout import PMD, STACK_TOP, System
+from ..plan.segments import alignment, page_down, page_up, span, total
 from . import encode
 from ._core import ffi, lib
 from .child import Setup, held
@@ -33,7 +33,6 @@ LATE = ("interp", "vdso", "vdso_end", "vdso_new")
 RESET_BY_EXECVE = (steps.Call, steps.ResetSignals, steps.CloseOnExec, steps.HideMmapBase)
 SIGACTION_SIZE = 8
 KEPT = 128  # recipes
-RANDOM_BITS = (STACK_RND_BITS, 13, 13)  # stack's pages, its bytes, the tables' place: plan/layout.py: _draw
 
 
 class Recipe:
@@ -48,7 +47,8 @@ class Recipe:
         self.set_exe = bool(may_set_exe & 1)
         self.degraded = tuple(Degradation("privilege", note) for note in plan.notes)
         if not self.set_exe:
-            self.degraded += (Degradation("exe", "/proc/PID/exe stays ours: setting it needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"),)
+            why = "/proc/PID/exe is the loader's: setting it needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
+            self.degraded += (Degradation("exe", why),)
         self.moved = image.relocatable and interpreter is None  # goes to the mmap area, its heap to where others go
         self.drawn = image.relocatable and interpreter is not None
         self.align, self.first = alignment(image), page_down(image.loads[0].vaddr)
@@ -67,7 +67,7 @@ class Recipe:
         if self.drawn:
             exe = page_down(((ELF_ET_DYN_BASE + ((bits & (1 << self.pages) - 1) << 12)) & -self.align) - self.first)
         heap = (bits >> 64) % self.brk_pages << 12
-        brk = ELF_ET_DYN_BASE + heap if self.moved else max(exe + self.end + 4096 + heap, self.least)
+        brk = page_up(ELF_ET_DYN_BASE) + heap if self.moved else max(exe + self.end + PAGE + heap, self.least)
         return data[:16], exe, brk, stack_top, shuffle
 
     def _structure(self, known: System) -> Any:
@@ -119,12 +119,12 @@ class Recipe:
                 ops += encode.encode((step,), None, known, data)  # type: ignore[arg-type]
         return ops
 
-    def _files(self) -> tuple[list[Any], list[tuple[int, ...]]]:
+    def _files(self) -> tuple[list[Any], list[tuple[int, int, int, int]]]:
         """The paths whose files must be what they were, and what they were."""
         plan = self.plan
         images = [plan.executable, plan.interpreter]
         paths = [ffi.new("char[]", os.fsencode(image.path)) if image else ffi.NULL for image in images]
-        places = [_numbers(image.identity) if image else (0,) * 4 for image in images]
+        places = [_numbers(image.identity) if image else (0, 0, 0, 0) for image in images]
         if plan.prefix:
             paths.append(ffi.new("char[]", os.fsencode(plan.path)))
             places.append(_numbers(FileIdentity.of(os.stat(plan.path))))
@@ -139,34 +139,34 @@ def _move_vdso(known: System) -> list[bytes]:
     ops = []
     for start, end in known.vdso:
         at, size = start - known.vdso_start, end - start
-        ops.append(encode.call(0, "mremap", ("vdso", at), size, size, encode.MREMAP_TO, ("vdso_new", at), flags=encode.EXACT_4))
+        old, new = ("vdso", at), ("vdso_new", at)
+        ops.append(encode.call(0, "mremap", old, size, size, encode.MREMAP_TO, new, flags=encode.EXACT_4))
     return ops
 
 
 def _suits(plan: LoadPlan, known: System) -> bool:
     """True if the kernel draws this program's addresses as the recipe does, and the area is in nobody's way."""
     image, interpreter = plan.executable, plan.interpreter
-    adjacent = all(one[1] == two[0] for one, two in zip(known.vdso[:-1], known.vdso[1:], strict=True))  # noqa: RUF007
-    if not known.vdso or not adjacent or known.vdso_fixed or known.vdso_above_stack or not known.gadget or known.randomize != 2:
+    if not known.vdso or known.vdso_fixed or known.vdso_above_stack or not known.gadget or known.randomize != 2:
         return False
-    if not image.loads or not image.loads[0].filesz or _old_layout():
+    if not image.loads or not image.loads[0].filesz or _old_layout() or not _plain(interpreter, known):
         return False
     low, high = span(image)
     if not image.relocatable:
-        ends = [end for _, end in runs(image)]
-        return min(start for start, _ in runs(image)) >= known.min_address and max(ends) + known.brk_range < AREA and _plain(interpreter, known)
-    if interpreter is None:
-        return _plain(image, known)
-    return 0 <= low and high - low < REACH and _plain(interpreter, known)
+        return known.min_address <= low and high + known.brk_range < AREA
+    return _plain(image, known) if interpreter is None else high - low < REACH
 
 
 def _plain(image: ElfImage | None, known: System) -> bool:
-    """True if it goes to the top of the mmap area, just so (mm/huge_memory.c: not for huge pages), and vdso's move is no overlap."""
+    """True if it goes to the very top of the mmap area, and is so large that the vdso is moved to where it was not.
+
+    Images that huge pages fit go elsewhere (mm/huge_memory.c).
+    """
     if image is None:
         return True
     if not image.relocatable or not image.loads or not image.loads[0].filesz or page_down(image.loads[0].vaddr):
         return False
-    return known.vdso_size <= total(image) < PMD and alignment(image) == 4096
+    return known.vdso_size <= total(image) < PMD and alignment(image) == PAGE
 
 
 def _old_layout() -> bool:
@@ -190,7 +190,7 @@ def _recipe(program: str | LoadPlan) -> Recipe | None:
 
 def _make(plan: LoadPlan) -> Recipe | None:
     known, prefix = system(), plan.prefix
-    direct = not prefix or prefix[0] == os.fsencode(plan.executable.path) and prefix[-1] == os.fsencode(plan.path)
+    direct = not prefix or (prefix[0], prefix[-1]) == (os.fsencode(plan.executable.path), os.fsencode(plan.path))
     keeps_capabilities = os.getuid() == os.geteuid() == 0 or not held()[0]
     if not direct or not keeps_capabilities or not _suits(plan, known):
         return None
@@ -207,7 +207,11 @@ def _wishes(setup: Setup) -> tuple[Any, list[object]]:
     for numbers, disposition in ((setup.default_signals, 0), (setup.ignored_signals, encode.SIG_IGN)):
         action = data.add(encode.SIGACTION.pack(disposition, 0, 0, 0))
         ops += [encode.call(0, "rt_sigaction", number, action, 0, SIGACTION_SIZE) for number in numbers]
-    alive = [ffi.from_buffer("char[]", b"".join(ops)), ffi.from_buffer("char[]", data.bytes), ffi.new("int32_t[]", setup.pass_fds)]
+    alive = [
+        ffi.from_buffer("char[]", b"".join(ops)),
+        ffi.from_buffer("char[]", data.bytes),
+        ffi.new("int32_t[]", setup.pass_fds),
+    ]
     struct = ffi.new("struct refl_wishes *", {
         "before": ffi.cast("uint8_t *", alive[0]), "before_count": len(ops), "data": alive[1], "close_fds": setup.close_fds,
         "keep": alive[2], "keep_count": len(setup.pass_fds),
