@@ -18,8 +18,8 @@
 
 #include "../plan.h"
 
-#define ZYGOTE_AT 0x100000000000
-#define ZYGOTE_TEXT_AT (ZYGOTE_AT - REFL_PAGE)
+#define ZYGOTE_TEXT_AT 0x100000000000 /* all of it in one page of page table entries */
+#define ZYGOTE_AT (ZYGOTE_TEXT_AT + REFL_PAGE)
 #define ZYGOTE_STACK_AT (ZYGOTE_AT + REFL_PAGE)
 #define ZYGOTE_HEADER_AT (ZYGOTE_STACK_AT + REFL_PAGE)
 #define ZYGOTE_FRAME_AT (ZYGOTE_HEADER_AT - REFL_FRAME_ROOM)

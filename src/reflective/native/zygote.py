@@ -10,6 +10,7 @@ maps the program, and becomes it. What two starts have in common is computed onc
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 from ..elf.image import PAGE, ElfImage, FileIdentity
 from ..plan import steps
@@ -20,14 +21,14 @@ from . import encode
 from ._core import ffi, lib
 from .child import Setup, held
 from .prepare import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, Degradation
-from .system import system
+from .system import release, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 ESTALE = 116
-AREA = 0x1000_0000_0000  # csrc/zygote/zygote.h: ZYGOTE_AT
+AREA = 0x1000_0000_0000  # csrc/zygote/zygote.h: ZYGOTE_TEXT_AT
 REACH = 1 << 42  # a program at fixed addresses ends, with its heap, before the area; one elsewhere is not larger than this
 LATE = ("interp", "vdso", "vdso_end", "vdso_new")
 RESET_BY_EXECVE = (steps.Call, steps.ResetSignals, steps.CloseOnExec, steps.HideMmapBase)
@@ -136,8 +137,11 @@ def _numbers(identity: FileIdentity) -> tuple[int, int, int, int]:
 
 
 def _move_vdso(known: System) -> list[bytes]:
+    """vvar and vdso in one move, if they are adjacent and the kernel can (Linux 6.17), else one after the other."""
+    gaps = sum(one[1] != two[0] for one, two in pairwise(known.vdso))
+    parts = known.vdso if gaps or release() < (6, 17) else ((known.vdso_start, known.vdso[-1][1]),)
     ops = []
-    for start, end in known.vdso:
+    for start, end in parts:
         at, size = start - known.vdso_start, end - start
         old, new = ("vdso", at), ("vdso_new", at)
         ops.append(encode.call(0, "mremap", old, size, size, encode.MREMAP_TO, new, flags=encode.EXACT_4))
