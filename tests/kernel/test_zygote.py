@@ -1,4 +1,4 @@
-"""Starts by way of a zygote: that there is one, that nothing is left behind, and that what goes wrong is a start all the same."""
+"""Starts by way of a zygote: that there is one, that nothing is left behind, and that what goes wrong is a start anyway."""
 
 from __future__ import annotations
 
