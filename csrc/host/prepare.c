@@ -180,6 +180,7 @@ int area_fill(struct refl_start *start, struct area *area, uint64_t sigmask)
     params[PARAM_IMAGE] = area->at + parts.image + 8 - below;
     params[PARAM_IMAGE_SIZE] = stack.top - stack.sp + below;
     params[PARAM_MM] = area->at + parts.mm;
+    params[PARAM_EXECFD_AT] = stack.execfd ? area->at + parts.image + 8 + (stack.execfd - stack.sp) : 0;
     rseq_registered(&params[PARAM_RSEQ], &params[PARAM_RSEQ_SIZE]);
 
     error = fill_ops(start, (struct refl_op *)(base + parts.ops));

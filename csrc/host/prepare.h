@@ -27,6 +27,7 @@ struct stack {
     uint64_t env, env_end;
     uint64_t execfn, platform, random;
     uint64_t auxv;
+    uint64_t execfd;        /* the value of AT_EXECFD, 0: there is none */
 };
 
 /* Each returns 0 or -errno. */

@@ -20,7 +20,7 @@ from ..plan.segments import alignment, page_down, page_up, span, total
 from . import encode
 from ._core import ffi, lib
 from .child import Setup, held
-from .prepare import CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN, Degradation
+from .prepare import Degradation, may_set_exe
 from .system import release, system
 
 TYPE_CHECKING = False
@@ -34,6 +34,7 @@ LATE = ("interp", "vdso", "vdso_end", "vdso_new")
 RESET_BY_EXECVE = (steps.Call, steps.ResetSignals, steps.CloseOnExec, steps.HideMmapBase)
 SIGACTION_SIZE = 8
 KEPT = 128  # recipes
+BINFMT_MISC, BINFMT_MAGIC = b"/proc/sys/fs/binfmt_misc", 0x42494E4D
 
 
 class Recipe:
@@ -44,8 +45,7 @@ class Recipe:
         self.plan = plan
         self.ids = os.getuid(), os.geteuid(), os.getgid(), os.getegid()
         self.capabilities = held()[0]
-        may_set_exe = self.capabilities >> CAP_SYS_ADMIN | self.capabilities >> CAP_CHECKPOINT_RESTORE
-        self.set_exe = bool(may_set_exe & 1)
+        self.set_exe = may_set_exe()
         self.degraded = tuple(Degradation("privilege", note) for note in plan.notes)
         if not self.set_exe:
             why = "/proc/PID/exe is the loader's: setting it needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
@@ -117,7 +117,7 @@ class Recipe:
                 for start, end in (("none", "blob"), ("blob_end", "vdso"), ("vdso_end", "task_end")):
                     ops.append(encode.op(0, encode.UNMAP, (start, 0), (end, 0)))
             elif not isinstance(step, RESET_BY_EXECVE):
-                ops += encode.encode((step,), None, known, data)  # type: ignore[arg-type]
+                ops += encode.encode((step,), None, known, data, {})  # type: ignore[arg-type]
         return ops
 
     def _files(self) -> tuple[list[Any], list[tuple[int, int, int, int]]]:
@@ -196,7 +196,7 @@ def _make(plan: LoadPlan) -> Recipe | None:
     known, prefix = system(), plan.prefix
     direct = not prefix or (prefix[0], prefix[-1]) == (os.fsencode(plan.executable.path), os.fsencode(plan.path))
     keeps_capabilities = os.getuid() == os.geteuid() == 0 or not held()[0]
-    if not direct or not keeps_capabilities or not _suits(plan, known):
+    if plan.binary or not direct or not keeps_capabilities or not _suits(plan, known):
         return None
     try:
         return Recipe(plan, known)
@@ -204,10 +204,15 @@ def _make(plan: LoadPlan) -> Recipe | None:
         return None
 
 
+def _handlers() -> bool:
+    """True if binfmt_misc has handlers, which may have come since the recipe was made."""
+    return lib.refl_file_system(BINFMT_MISC) == BINFMT_MAGIC and len(os.listdir(BINFMT_MISC)) > 2
+
+
 def _wishes(setup: Setup) -> tuple[Any, list[object]]:
     """struct refl_wishes, and what it points to."""
     data = encode.Data()
-    ops = encode.encode(setup.replace(close_fds=False).steps([], []), None, None, data)  # type: ignore[arg-type]
+    ops = encode.encode(setup.replace(close_fds=False).steps([], []), None, None, data, {})  # type: ignore[arg-type]
     for numbers, disposition in ((setup.default_signals, 0), (setup.ignored_signals, encode.SIG_IGN)):
         action = data.add(encode.SIGACTION.pack(disposition, 0, 0, 0))
         ops += [encode.call(0, "rt_sigaction", number, action, 0, SIGACTION_SIZE) for number in numbers]
@@ -232,6 +237,8 @@ def start(
     not for a zygote, or did not work: nothing has happened then. Raises LoadError for what can't be planned.
     """
     if setup is not None and (setup.traced or setup.changes_identity):
+        return None
+    if isinstance(program, str) and _handlers():
         return None
     wishes, alive = (ffi.NULL, None) if setup is None else _wishes(setup)
     recipe = _recipe(program)

@@ -224,6 +224,13 @@ def _signed(vaddr: int) -> int:
 
 def runs(image: ElfImage) -> list[tuple[int, int]]:
     """The stretches of adjacent pages that the segments cover, as (start, end). Between them nothing is mapped."""
+    known: list[tuple[int, int]] | None = image.__dict__.get("_runs")
+    if known is None:
+        known = image.__dict__["_runs"] = _runs(image)
+    return known
+
+
+def _runs(image: ElfImage) -> list[tuple[int, int]]:
     loads = [(_signed(load.vaddr), load.memsz) for load in image.loads if load.memsz]
     parts = sorted((page_down(vaddr), page_up(vaddr + size)) for vaddr, size in loads)
     merged: list[tuple[int, int]] = []

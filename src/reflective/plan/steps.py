@@ -123,6 +123,16 @@ class CloseFiles(Step):
     """Closes executable, interpreter and report pipe: the parent learns that the load is complete."""
 
 
+class ChooseDescriptor(Step):
+    """Finds the lowest descriptor that will be free, and writes it into the auxiliary vector as AT_EXECFD."""
+
+
+class HandOver(Step):
+    """CloseFiles, but the file stays open under that descriptor, for the handler of binfmt_misc that runs it."""
+
+    path: str
+
+
 class Jump(Step):
     """Enters the program with every register, the FPU and the signal mask as after execve."""
 
