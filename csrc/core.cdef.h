@@ -182,5 +182,6 @@ int32_t refl_got_answer(void *got, const struct refl_got_change *changes, uint64
 int64_t refl_tracefs(void);
 
 /* perf_event_open for a tracepoint in a task and its children, on one CPU; -errno. Records go to the ring of the event `into`,
- * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. */
-int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into);
+ * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. `distinct`: each
+ * task's events stay its own, and samples have a count (perf.c says why); EINVAL on kernels that can't. */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into, uint8_t distinct);
