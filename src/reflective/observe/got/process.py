@@ -16,6 +16,7 @@ from ...plan.stack import AT_BASE, AT_ENTRY, parse_auxv
 from ...proc import loaded, maps
 from ...proc.loaded import VDSO, Loaded
 from ...proc.memory import Memory
+from .words import Linking
 
 WATCHED = (JUMP_SLOT, GLOB_DAT, ABS64, COPY, IRELATIVE)
 WORD = (1 << 64) - 1
@@ -130,7 +131,7 @@ class Process:
         self.objects: list[Object] = []
         self.points: dict[int, str] = {}
         self.maps: dict[int, Object] = {}  # by link_map
-        self.started = False
+        self.started = self.now = False
         self.main = ""
         self.base = self.entry = self.debug = 0
         self.tables = Tables()
@@ -148,10 +149,12 @@ class Process:
         other.maps = {link_map: twins[id(one)] for link_map, one in self.maps.items() if id(one) in twins}
         return other
 
-    def linker(self) -> str:
-        """The path of the dynamic linker, "" if there is none."""
+    def linking(self) -> Linking:
+        """Its dynamic linker, and how that binds."""
         home = self.home(self.base) if self.base else None
-        return home.path if home else ""
+        main = self.home(self.entry)
+        interpreter = (main.slots.interpreter if main and main.slots else None) or ""
+        return Linking(home.path if home else "", "musl" in interpreter or bool(home and "musl" in home.path), self.now)
 
     @property
     def memory(self) -> Memory:
@@ -170,6 +173,8 @@ class Process:
         """Reads where the kernel has put the program and its interpreter. Raises SessionError."""
         vector = dict(parse_auxv(maps.content(self.pid, "auxv")))
         self.base, self.entry = vector.get(AT_BASE, 0), vector.get(AT_ENTRY, 0)
+        variables = dict(item.partition(b"=")[::2] for item in maps.content(self.pid, "environ").split(b"\0"))
+        self.now = bool(variables.get(b"LD_BIND_NOW"))
 
     def scan(self) -> tuple[list[Object], list[Object]]:
         """Objects that have come, and that have gone, since the last time. Raises SessionError."""
