@@ -66,7 +66,7 @@ def _cells(step: steps.Step) -> tuple[str | Text, str, str]:
         return (
             _where(step.at),
             f"{step.size:#x}",
-            "of the executable: it lies in the span of the interpreter, which replaces it",
+            "of the executable, in the span of the interpreter that replaces it",
         )
     if isinstance(step, steps.Zero):
         return _where(step.at), f"{step.size:#x}", f"to the end of the page (program header {step.segment}, bss)"
