@@ -12,6 +12,15 @@ from typing import TypedDict, Unpack
 
 PROGRAMS = Path(__file__).parent / "programs"
 
+
+def mmap_rnd_bits() -> int:
+    """vm.mmap_rnd_bits; only root can read it, 28 is the default and the least."""
+    try:
+        return int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
+    except PermissionError:
+        return 28
+
+
 # A UTF-8 locale, named: without one CPython adds LC_CTYPE to its own environment (PEP 538), and there is a test of that.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "WITNESS": "1"}
 
