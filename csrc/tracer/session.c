@@ -39,14 +39,16 @@ static int seize(struct session *session, pid_t tid)
     return 0;
 }
 
-/* The first task's failure ends the session; a thread may end before its turn. */
+/* A thread may end before its turn; a process that was asked for must be there. */
 static int seize_all(struct session *session)
 {
     const struct refl_trace_options *options = &session->options;
     for (uint64_t i = 0; i < options->tid_count; i++) {
         int error = seize(session, options->tids[i]);
-        if (error && i == 0)
+        if (error && i < options->needed) {
+            session->refused = options->tids[i];
             return error;
+        }
     }
     if (options->gate < 0)
         return 0;
@@ -121,7 +123,7 @@ bool session_start(struct session *session, const struct refl_trace_options *opt
 {
     session->options = *options;
     session->leader_status = -1;
-    session->options.copies = copied(options->copies, options->numbers * 8 * sizeof(struct refl_copy));
+    session->options.copies = copied(options->copies, options->numbers * COPIES * sizeof(struct refl_copy));
     session->options.wanted = copied(options->wanted, options->wanted ? options->numbers + 1 : 0);
     session->options.tids = copied(options->tids, options->tid_count * sizeof(int32_t));
     if (session->options.string_limit > RECORD_MOST / 16)
@@ -159,12 +161,19 @@ void refl_trace_stop(void *trace)
     pthread_kill(session->thread, WAKE);
 }
 
-int32_t refl_trace_finish(void *trace, int32_t *error)
+int refl_execve(const char *path, char *const *argv, char *const *envp)
+{
+    execve(path, argv, envp);
+    return errno;
+}
+
+int32_t refl_trace_finish(void *trace, int32_t *error, int32_t *refused)
 {
     struct session *session = trace;
     pthread_join(session->thread, NULL);
     int32_t status = session->leader_status;
     *error = session->error;
+    *refused = session->refused;
     sigaction(SIGCHLD, &session->child, NULL);
     session_free(session);
     return status;

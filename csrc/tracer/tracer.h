@@ -25,7 +25,7 @@ enum event_kind {
     EVENT_TASK, /* a task appears: args[0] the process that made its process */
     EVENT_CLONE, /* args[0] new task, args[1] PTRACE_EVENT_FORK, VFORK or CLONE */
     EVENT_EXEC, /* args[0] the task it was before */
-    EVENT_MAPS, /* payload: /proc/PID/maps */
+    EVENT_MAPS, /* payloads: /proc/PID/maps, auxv, environ */
     EVENT_MARK, /* args[0] enum mark, args[1] address */
     EVENT_DETACHED, /* args[0] 1: inside a call */
     EVENT_BIND, /* csrc/got/got.h has these and their arguments */
@@ -51,7 +51,8 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 104, "tracer.py unpacks 104 bytes");
 
-enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4 }; /* ret is -errno; not the x86-64 interface; entry told */
+/* ret is -errno; not the x86-64 interface; entry told; never to be told more of */
+enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4, FLAG_LAST = 8 };
 
 /* Head of a payload; its bytes follow, padded to 8. */
 struct payload {
@@ -65,8 +66,23 @@ struct payload {
 _Static_assert(sizeof(struct payload) == 16, "tracer.py unpacks 16 bytes");
 
 enum payload_flag { PAYLOAD_FAULT = 1, PAYLOAD_NUL = 2, PAYLOAD_CUT = 4 };
-enum copy_kind { COPY_STRING = 1, COPY_BYTES, COPY_VECTOR, COPY_COUNT, COPY_IOVEC, COPY_FD, COPY_STACK };
+enum copy_kind {
+    COPY_STRING = 1,
+    COPY_BYTES,
+    COPY_VECTOR,
+    COPY_COUNT,
+    COPY_IOVEC,
+    COPY_FD,
+    COPY_STACK,
+    COPY_FRAMES,
+    COPY_MESSAGE,
+    COPY_MESSAGES,
+    COPY_BEHIND,
+    COPY_FDS,
+    COPY_REGISTERS,
+};
 
+#define COPIES 16 /* rows of the table for each call */
 #define RECORD_MOST (2u << 20)
 #define BUFFER_SIZE (8u << 20)
 
@@ -109,6 +125,7 @@ struct session {
     int cpu;
     volatile int stop;
     int error, leader_status;
+    pid_t refused;
     cpu_set_t affinity; /* of the tasks, before they were pinned */
     struct task *open; /* whose call is entered, and not yet told */
     struct task *tasks[TASK_BUCKETS];
