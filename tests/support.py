@@ -41,6 +41,25 @@ def loaded(argv: Argv, *, aslr: bool = True, **options: Unpack[StartOptions]) ->
     return _run([*command, *argv], options)
 
 
+SPAWN = """
+import os, sys, reflective
+from reflective.native.child import Setup
+with open("/proc/self/environ", "rb") as file:
+    env = dict(item.split(b"=", 1) for item in file.read().split(b"\\0") if item)
+words = [os.fsencode(word) for word in sys.argv[1:]]
+pid = reflective.spawn(words[0], words, env, setup=Setup(default_signals=(13, 25)))
+try:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+except ChildProcessError:  # SIGCHLD is ignored: it has ended, but nobody is told how
+    pass
+"""
+
+
+def spawned(argv: Argv, *, aslr: bool = True, **options: Unpack[StartOptions]) -> subprocess.CompletedProcess[bytes]:
+    """Runs argv under reflective.spawn, which has a zygote where `reflective exec` has a fork."""
+    return _run([*([] if aslr else ["setarch", "-R", "--"]), sys.executable, "-c", SPAWN, *argv], options)
+
+
 def _run(argv: Argv, options: StartOptions) -> subprocess.CompletedProcess[bytes]:
     settings: StartOptions = {"env": dict(ENVIRONMENT), "timeout": 20}
     settings.update(options)
