@@ -18,6 +18,9 @@ from gotprograms import compiled
 from skips import needs
 from support import PROGRAMS
 
+from reflective.observe import got
+from reflective.observe.got.events import Bind
+
 GOT_WATCH = [sys.executable, "-m", "reflective", "got-watch"]
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 LAZY = ("-Wl,-z,lazy",)
@@ -267,3 +270,52 @@ def test_summary_and_patterns(tmp_path: Path) -> None:
     (summary,) = events(tmp_path, "--summary", "--", path)
     assert summary["objects"][0]["lazy"] == 2
     assert shutil.which("program") is None
+
+
+def _is(value: object, kind: str) -> bool:
+    kinds = {"integer": int, "string": str, "boolean": bool, "array": list, "null": type(None)}
+    return isinstance(value, kinds[kind]) and not (kind == "integer" and isinstance(value, bool))
+
+
+def test_json_is_as_the_schema_says(tmp_path: Path) -> None:
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "got.schema.json").read_text())
+    known = {item["properties"]["event"]["const"]: item for item in schema["oneOf"]}
+    seen = set()
+    script = f"perl -MPOSIX -e 'print floor 1' > {tmp_path}/out & wait; kill -9 $$"
+    for event in events(tmp_path, "--", "sh", "-c", script, status=-signal.SIGKILL):
+        item = known[event["event"]]
+        assert event.keys() == set(item["required"]) == item["properties"].keys()
+        for name, value in event.items():
+            kind = item["properties"][name].get("type", "string")
+            assert any(_is(value, one) for one in (kind if isinstance(kind, list) else [kind])), (name, value)
+        seen.add(event["event"])
+    assert {"exec", "fork", "object", "relro", "resolver", "bind", "dlopen", "exit"} <= seen
+
+
+def test_dlopen_and_dlclose_are_seen_and_their_slots_are_not_taken_for_written(tmp_path: Path) -> None:
+    library = compiled(
+        '#include <stdlib.h>\nint f(void) { return abs(atoi(getenv("PATH"))); }', tmp_path / "lib.so", "-shared", "-fPIC"
+    )
+    body = f'void *h = dlopen("{library}", RTLD_LAZY); int r = ((int (*)(void))dlsym(h, "f"))(); dlclose(h); sum += r;'
+    source = f"#include <dlfcn.h>\nint main(void) {{ int sum = 0; for (int i = 0; i < 3; i++) {{ {body} }} return sum; }}"
+    found = [
+        event
+        for event in events(tmp_path, "--", compiled(source, tmp_path / "program"))
+        if event.get("object") == str(library)
+    ]
+    kinds = [event["event"] for event in found if event["event"] in ("dlopen", "dlclose", "write")]
+    assert kinds == ["dlopen", "dlclose"] * 3
+    lazy = [event["symbol"] for event in found if event["event"] == "bind" and event["how"] == "lazy"]
+    assert lazy == ["getenv", "strtol"] * 3
+
+
+def test_python_has_it_as_typed_events() -> None:
+    watch = got.watch(["true"])
+    binds = [event for event in watch if isinstance(event, Bind)]
+    assert watch.status == 0
+    assert {bind.how for bind in binds} >= {"lazy", "startup", "irelative"}
+    early = got.watch(["sh", "-c", "sleep 100"])
+    assert next(iter(early)).pid == early.pid
+    early.close()
+    os.kill(early.pid, signal.SIGKILL)
+    assert os.waitpid(early.pid, 0)[1] == signal.SIGKILL
