@@ -24,7 +24,7 @@ struct refl_start {
     uint64_t set_exe;        /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
     uint64_t own_mask;       /* 1: the program's signal mask is sigmask, not this thread's */
     uint64_t sigmask;
-    uint64_t params[27];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
+    uint64_t params[29];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
 };
 
 /* Counts and sizes that encode.py depends on: parameters, kinds, sizeof op, aux, report. */
@@ -76,6 +76,10 @@ void refl_die_of(int number);
  * traced. It will stop before its first instruction, for waitpid to see. */
 int64_t refl_exec_traced(const char *path, char *const *argv, char *const *envp);
 
+/* Keeps [start, end) out of this process's children, for good, unless refl_spawn's child needs something there before it has
+ * unmapped all of it. 1 if it is kept out. Forks become cheaper, and nothing there has to be copied when it is written. */
+int refl_leave_out(uint64_t start, uint64_t end);
+
 /* Lets a stopped, traced child run to an address, by a hardware breakpoint that is gone afterwards. 0 if it is there, -errno,
  * or its wait status if it ended first. */
 int64_t refl_run_to(int pid, uint64_t address);
@@ -125,3 +129,30 @@ int32_t refl_trace_finish(void *trace, int32_t *error, int32_t *refused);
 
 /* execve; its errno. */
 int refl_execve(const char *path, char *const *argv, char *const *envp);
+
+/* What a session that watches the GOT is to do before the task that asked goes on; a session, too, for the functions above. */
+struct refl_got_change {
+    uint8_t op; /* 1: breakpoint at `address`, 2: table of the link_map at `address`, 3: no table of it any more */
+    uint8_t kind; /* of a breakpoint: 0 asks, 1 asks once, 2 the resolver's entry, 3 its jump */
+    uint8_t step; /* of its instruction: 0 none, 1 push reg, 2 reg = value, 3 jump to reg, 4 return */
+    uint8_t reg; /* 0-15, as the processor counts them */
+    uint8_t length; /* of its instruction, which is as `bytes` say, or else nothing is set */
+    uint8_t bytes[16];
+    uint64_t address;
+    uint64_t value;
+    const uint64_t *slots; /* count addresses: where the slot of each relocation of DT_JMPREL is */
+    uint64_t count;
+};
+
+/* As refl_trace_start; of the options tids, gate, leader and pin count. */
+void *refl_got_start(const struct refl_trace_options *options);
+
+/* Each record of kind EVENT_ASK is answered once. -1: no memory, nothing was changed. */
+int32_t refl_got_answer(void *got, const struct refl_got_change *changes, uint64_t count);
+
+/* A mount of tracefs that is nowhere but behind the descriptor returned; or -errno. */
+int64_t refl_tracefs(void);
+
+/* perf_event_open for a tracepoint in a task and its children, on one CPU; -errno. Records go to the ring of the event `into`,
+ * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into);

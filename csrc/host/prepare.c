@@ -93,6 +93,9 @@ static int fill_ops(const struct refl_start *start, struct refl_op *ops)
                 return -EINVAL;
             op->arg[i] += start->params[op->param[i]];
         }
+        int error = check_op(op, start->params, start->data_size);
+        if (error)
+            return error;
     }
     return 0;
 }
@@ -164,6 +167,7 @@ int prepare(struct refl_start *start, struct area *area, uint64_t sigmask)
     params[PARAM_IMAGE] = (uint64_t)image + 8 - below;
     params[PARAM_IMAGE_SIZE] = stack.top - stack.sp + below;
     params[PARAM_MM] = (uint64_t)base + parts.mm;
+    params[PARAM_EXECFD_AT] = stack.execfd ? (uint64_t)image + 8 + (stack.execfd - stack.sp) : 0;
     rseq_registered(&params[PARAM_RSEQ], &params[PARAM_RSEQ_SIZE]);
 
     error = fill_ops(start, (struct refl_op *)(base + parts.ops));

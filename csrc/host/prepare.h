@@ -25,12 +25,14 @@ struct stack {
     uint64_t env, env_end;
     uint64_t execfn, platform, random;
     uint64_t auxv;
+    uint64_t execfd;        /* the value of AT_EXECFD, 0: there is none */
 };
 
 /* Each returns 0 or -errno. */
 int area_create(const struct refl_start *start, struct area *area);
 void area_destroy(struct area *area);
 int prepare(struct refl_start *start, struct area *area, uint64_t sigmask);
+int check_op(const struct refl_op *op, const uint64_t *params, uint64_t data_size);
 int stack_layout(const struct refl_start *start, struct stack *stack);
 int stack_write(struct refl_start *start, struct stack *stack, uint8_t *image);
 void frame_write(uint8_t *frame, uint64_t ip, uint64_t sp, uint64_t call, uint64_t a0, uint64_t a1, uint64_t sigmask);

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from .errors import LoadError, load_error
 from .native.child import Setup
 from .native.prepare import Degradation, Request
-from .native.run import above_stdio, failed_step, replace
+from .native.run import Started, above_stdio, failed_step, replace
 from .native.run import spawn as start
 from .native.system import environment
 from .plan.build import LoadPlan, build
@@ -29,6 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+ATTEMPTS = 64
 RESTORED = (signal.SIGPIPE.value, signal.SIGXFSZ.value)  # what Python ignores at its start and subprocess restores
 
 
@@ -46,9 +47,23 @@ def spawn(
     `path` is a path, which is not looked for in PATH, or a plan made before. Raises LoadError with the errno of execve; with
     `strict`, Degraded if something can't be as after execve.
     """
-    plan = path if isinstance(path, LoadPlan) else build(path)
-    words = tuple(encode(word) for word in argv)
-    return start(Request(plan, words, _environment(env), options, setup, strict)).pid
+    words, envp = tuple(encode(word) for word in argv), _environment(env)
+
+    def request() -> Request:
+        return Request(path if isinstance(path, LoadPlan) else build(path), words, envp, options, setup, strict)
+
+    return _start(request, ATTEMPTS if not isinstance(path, LoadPlan) else 1).pid
+
+
+def _start(request: Callable[[], Request], attempts: int = ATTEMPTS) -> Started:
+    """Plans and starts; plans again if another file lies there when it is opened to be loaded."""
+    for left in reversed(range(attempts)):
+        try:
+            return start(request())
+        except LoadError as error:
+            if error.errno != errno.ESTALE or not left:
+                raise
+    raise AssertionError("no attempt")
 
 
 def _environment(env: Mapping[Any, Any] | None) -> tuple[bytes, ...]:
@@ -121,6 +136,8 @@ class Popen(subprocess.Popen[Any]):
             except OSError as error:
                 if error.filename is not None:
                     error.filename = cwd if error.filename == setup.cwd and cwd is not None else program
+                elif sys.version_info < (3, 12):  # where subprocess takes every failure before the exec for one of chdir
+                    error.filename = cwd
                 raise
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -142,7 +159,7 @@ class Popen(subprocess.Popen[Any]):
             return Request(_find(name, directories, setup.cwd, in_place), argv, envp, Options(), setup)
 
         if preexec_fn is None and not setup.changes_identity:
-            started = start(request(setup, False))
+            started = _start(lambda: request(setup, False))
             self.pid, self.degraded = started.pid, started.degraded
         else:  # the program is looked for by the child: as its user, below its root directory
             self.pid, self.degraded = _fork_and_replace(lambda: request(setup.after(), True), setup, preexec_fn)

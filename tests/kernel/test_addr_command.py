@@ -216,7 +216,7 @@ def test_text(running: Running) -> None:
     assert done.returncode == 0
     assert "twice+0x2" in done.stdout
     assert re.search(r"source +\S+/addresses.c:\d+\n", done.stdout)
-    assert re.search(r"segment +segment \d+ \(r-x\), section .text\n", done.stdout)
+    assert re.search(r"segment +\d+ \(r-x\), section .text\n", done.stdout)
     assert re.search(r"memory +not mapped: 0x[0-9a-f]+ bytes below /", done.stdout)
     assert "\x1b[" not in done.stdout
     assert "\x1b[" in addr("--color=always", str(running.pid), "main").stdout
@@ -236,6 +236,9 @@ def test_what_is_known_is_said_beside_an_error(running: Running) -> None:
         (["4194304", "main"], 1, "no process 4194304"),
         (["self", "main"], 2, "'self' is no process ID"),
         (["1"], 2, "required: ADDRESS"),
+        ([str(os.getpid()), hex(1 << 64)], 1, "0x10000000000000000: an address has 64 bits"),
+        ([str(os.getpid()), ""], 1, "'': no address, and no symbol ''"),
+        ([str(os.getpid()), "nowhere.so:puts"], 1, "no such file is mapped"),
     ],
 )
 def test_errors(words: list[str], status: int, message: str) -> None:

@@ -67,7 +67,7 @@ def content(pid: int, name: str) -> bytes:
 def unreadable(pid: int, name: str, error: OSError) -> SessionError:
     """What an error of opening or reading a file of /proc/PID means."""
     if isinstance(error, PermissionError):
-        return SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {_way_out(pid)}")
+        return SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {way_out(pid)}")
     if isinstance(error, (FileNotFoundError, ProcessLookupError)):
         return SessionError(f"no process {pid}")
     return SessionError(f"process {pid}: /proc/{pid}/{name}: {error.strerror}")
@@ -86,8 +86,8 @@ def check_space(pid: int, space: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
     raise SessionError(f"process {pid} has ended (a zombie): its parent, {int(parent)}, has not waited for it yet")
 
 
-def _way_out(pid: int) -> str:
-    """Who may: kernel/ptrace.c: __ptrace_may_access."""
+def way_out(pid: int) -> str:
+    """What to do about a process that may not be looked at: kernel/ptrace.c: __ptrace_may_access."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:

@@ -11,14 +11,14 @@ import signal
 from types import TracebackType
 
 from ptrace import PtraceError
-from ptrace.binding.func import REGISTER_NAMES, ptrace_pokeuser
+from ptrace.binding.func import REGISTER_NAMES, ptrace_detach, ptrace_pokeuser
 from ptrace.debugger import ProcessEvent, PtraceDebugger, PtraceProcess
 
 from ..errors import LoadError, SessionError
 from ..native import traced
 from ..native.child import Setup
 from ..native.prepare import Request
-from ..native.run import spawn
+from ..native.run import attend, block_signals, spawn, unblock_signals
 from ..native.system import system
 from ..plan import stack as initial
 from ..plan.layout import Layout
@@ -91,6 +91,21 @@ class Session:
     def read(self, address: int, size: int) -> bytes:
         """Memory of the program."""
         return bytes(self._traced.readBytes(address, size))
+
+    def finish(self) -> int:
+        """Lets the program run on, traced no more, and stands in for it until it ends: its wait status."""
+        mask = block_signals()
+        try:
+            ptrace_detach(self.hand_over())
+            return attend(self.pid)
+        finally:
+            unblock_signals(mask)
+
+    def hand_over(self) -> int:
+        """Ends the session, not the program: it stands where it stood, traced by the caller, who has its pid now."""
+        pid = int(self._traced.pid)
+        self._forget()
+        return pid
 
     @property
     def _traced(self) -> PtraceProcess:

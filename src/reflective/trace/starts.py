@@ -17,18 +17,19 @@ from typing import BinaryIO
 from ..errors import LoadError, SessionError
 from ..native import traced
 from ..native.child import Setup
-from ..native.prepare import Request
-from ..native.run import spawn
+from ..native.prepare import Request, prepare
+from ..native.run import Files, spawn_prepared
 from ..plan import stack as initial
 from ..plan.build import LoadPlan
 from ..plan.layout import Layout
-from ..proc import bases
+from ..proc import bases, maps
 from ..proc.tracer import tracer
 from ..values import Value
 
 KERNEL, REFLECTIVE = "kernel", "reflective"
 FEW = 40  # starts for which a second worker is not worth its fork
 BATCH = 25
+KERNELS = ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]")  # a child moves its vdso to where the program shall have it
 PYTHON_IGNORES = (13, 25)  # SIGPIPE, SIGXFSZ
 
 
@@ -151,15 +152,20 @@ def _by_kernel(program: Program) -> Callable[[], dict[str, int]]:
 
 
 def _by_reflective(program: Program) -> Callable[[], dict[str, int]]:
+    """The plan is prepared once, and its files stay open; each start draws its addresses, forks, loads and is stopped anew."""
     plan = program.plan
     setup = Setup(default_signals=PYTHON_IGNORES, traced=True)
+    prepared = prepare(Request(plan, program.argv, program.envp, setup=setup), in_place=False)
+    files = Files(plan).__enter__()  # until this worker ends
+    own = (one for one in maps.read(os.getpid()) if one.path not in KERNELS)
+    traced.leave_out([(one.start, one.end) for one in own])
+
+    def watch(pid: int, layout: Layout) -> None:
+        if os.WIFSTOPPED(_wait(pid)):
+            _to(pid, layout.exe + plan.executable.entry)
 
     def once() -> dict[str, int]:
-        def watch(pid: int, layout: Layout) -> None:
-            if os.WIFSTOPPED(_wait(pid)):
-                _to(pid, layout.exe + plan.executable.entry)
-
-        started = spawn(Request(plan, program.argv, program.envp, setup=setup), watch)
+        started = spawn_prepared(prepared, files, watch)
         try:
             layout = started.layout
             interpreter = layout.interp + _first(plan) if plan.interpreter else 0

@@ -39,7 +39,7 @@ def _rows(place: Place) -> Iterator[tuple[str, Text]]:
         yield "memory", Text(line.object)
     if line.segment >= 0:
         section = f", section {place.section}" if place.section else ""
-        yield "segment", Text(place.line.what if place.line else "").append(section)
+        yield "segment", Text(line.what.removeprefix("segment ") + section)
     elif place.what or place.section:
         yield ("section", Text(place.section)) if place.section else ("memory", Text(place.what))
     if place.symbol:

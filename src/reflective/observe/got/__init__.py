@@ -1,0 +1,1 @@
+"""The slots of the global offset tables, and who fills them with what."""
