@@ -7,7 +7,7 @@ from cffi import FFI
 HERE = Path(__file__).parent
 SOURCES = sorted(str(path) for folder in ("host", "tracer") for path in Path("csrc", folder).glob("*.c"))
 # Without these an edited header, or blob, would ship the old binary silently.
-DEPENDS = sorted(str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or "blob" in path.parts)
+DEPENDS = sorted(str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or {"blob", "template"} & {*path.parts})
 
 ffi = FFI()
 ffi.cdef((HERE / "core.cdef.h").read_text())

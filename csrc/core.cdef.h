@@ -118,3 +118,31 @@ void refl_trace_stop(void *trace);
 
 /* Waits for the end. The leader's wait status, -1 if it lives; *error is the errno that ended the session, or 0. */
 int32_t refl_trace_finish(void *trace, int32_t *error);
+
+/* A template (csrc/template): its code, of the size returned; out may be NULL. */
+uint64_t refl_template_code(uint8_t *out);
+
+/* One start from a template. */
+struct refl_clone {
+    uint8_t *shared;       /* its shared memory, as this process has it */
+    uint64_t slot;
+    int32_t sock;          /* the template's, or the waiting clone's */
+    const char *strings;   /* argc arguments and envc environment strings, each with its NUL */
+    uint64_t strings_size;
+    uint64_t argc;
+    uint64_t envc;
+    uint64_t strings_low;  /* strings may reach down to here */
+    const uint8_t *mm;     /* struct prctl_mm_map of the template; heap, stack and strings are filled in */
+    uint64_t brk_low;      /* the heap starts on one of brk_pages pages from here on; 0: where the template has it */
+    uint64_t brk_pages;
+    uint64_t sigmask;
+    const int32_t *fds;    /* fd_count descriptors of this process, and the numbers they shall have, ascending */
+    const int32_t *targets;
+    uint64_t fd_count;
+};
+
+/* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
+int64_t refl_template_answer(int32_t sock);
+
+/* A clone's pid, or -errno: -E2BIG, arguments and environment do not fit; -EPIPE, the template is gone. */
+int64_t refl_template_clone(const struct refl_clone *clone);

@@ -1,0 +1,17 @@
+/* The clone's half: from clone3 to the program. */
+#ifndef REFLECTIVE_BECOME_H
+#define REFLECTIVE_BECOME_H
+
+#include "template.h"
+
+#pragma GCC visibility push(hidden)
+
+/* The number of descriptors that came with a message, they are 0 to that; or negative: the other end is gone. */
+int64_t template_receive(struct template_message *message);
+
+static inline struct template_request *template_slot(const struct template_job *job, uint64_t slot)
+{
+    return (struct template_request *)(job->shared + (1 + slot) * TEMPLATE_SLOT);
+}
+
+#endif
