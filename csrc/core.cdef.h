@@ -15,7 +15,7 @@ struct refl_start {
     const char *random;      /* the 16 bytes behind AT_RANDOM */
     const char *platform;    /* the string behind AT_PLATFORM */
     uint64_t platform_size;  /* with its NUL; 0: there is none */
-    uint64_t shuffle;        /* below 8192: how far the tables lie below the strings (arch_align_stack) */
+    uint64_t shuffle;        /* how far the tables lie below the strings: 0 to 8191 (arch_align_stack) */
     uint64_t stack_limit;    /* RLIMIT_STACK */
     uint64_t image[4];       /* start_code, end_code, start_data, end_data; less the executable's load bias */
     uint64_t entry;          /* where the program starts, less parameter entry_param */
@@ -127,6 +127,7 @@ struct refl_clone {
     uint8_t *shared;       /* its shared memory, as this process has it */
     uint64_t slot;
     int32_t sock;          /* the template's, or the waiting clone's */
+    uint32_t waiting;      /* 1: it is a waiting clone's */
     const char *strings;   /* argc arguments and envc environment strings, each with its NUL */
     uint64_t strings_size;
     uint64_t argc;
@@ -144,5 +145,14 @@ struct refl_clone {
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
 int64_t refl_template_answer(int32_t sock);
 
-/* A clone's pid, or -errno: -E2BIG, arguments and environment do not fit; -EPIPE, the template is gone. */
+/* A clone's pid (0 if it was waiting), or -errno: -E2BIG, arguments and environment do not fit; -EPIPE, the other end is gone. */
 int64_t refl_template_clone(const struct refl_clone *clone);
+
+/* Asks for a clone that waits, with `other` as its socket. Its pid will be the next answer. 0 or -errno. */
+int refl_template_order(int32_t sock, uint64_t slot, int32_t other);
+
+/* 1 as long as a clone may still read the slot. */
+int refl_template_busy(const uint8_t *shared, uint64_t slot);
+
+/* What stat says of each path (NUL-terminated strings of `size` bytes in all): 6 numbers, all 0 if it fails. How many paths. */
+uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out);

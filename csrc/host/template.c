@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "../template/template.h"
 #include "prepare.h"
@@ -85,6 +86,7 @@ static int write_request(const struct refl_clone *clone, struct template_request
     r->fd_count = (uint32_t)clone->fd_count;
     for (uint64_t i = 0; i < clone->fd_count; i++)
         r->targets[i] = clone->targets[i];
+    __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
     return 0;
 }
 
@@ -100,8 +102,8 @@ static int send_message(int sock, uint32_t order, uint32_t slot, const int32_t *
     if (count) {
         header.msg_control = &control;
         header.msg_controllen = CMSG_SPACE(count * sizeof(int));
-        control.header = (struct cmsghdr){
-            .cmsg_len = CMSG_LEN(count * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        control.header =
+            (struct cmsghdr){.cmsg_len = CMSG_LEN(count * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
         memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
     }
     ssize_t sent;
@@ -121,9 +123,43 @@ int64_t refl_template_answer(int32_t sock)
     return got == sizeof answer ? answer : -EPIPE;
 }
 
+int refl_template_busy(const uint8_t *shared, uint64_t slot)
+{
+    const struct template_request *request = (const struct template_request *)(shared + (1 + slot) * TEMPLATE_SLOT);
+    return (int)__atomic_load_n(&request->busy, __ATOMIC_ACQUIRE);
+}
+
 int64_t refl_template_clone(const struct refl_clone *clone)
 {
     int error = write_request(clone, slot_of(clone));
     error = error ? error : send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, clone->fds, clone->fd_count);
-    return error ? error : refl_template_answer(clone->sock);
+    return error || clone->waiting ? error : refl_template_answer(clone->sock);
+}
+
+int refl_template_order(int32_t sock, uint64_t slot, int32_t other)
+{
+    return send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &other, 1);
+}
+
+static void stamp_of(const char *path, uint64_t stamp[6])
+{
+    struct stat status;
+    memset(stamp, 0, 6 * sizeof *stamp);
+    if (stat(path, &status))
+        return;
+    stamp[0] = status.st_dev;
+    stamp[1] = status.st_ino;
+    stamp[2] = (uint64_t)status.st_size;
+    stamp[3] = (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec;
+    stamp[4] = (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec;
+    stamp[5] = status.st_mode;
+}
+
+uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out)
+{
+    uint64_t count = 0;
+    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, count++)
+        if (out)
+            stamp_of(paths + at, out + 6 * count);
+    return count;
 }

@@ -12,6 +12,8 @@
 enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1 };
 
 __attribute__((noreturn)) void template_leave(const void *frame);
+__attribute__((noreturn)) void template_switch(const struct template_job *job, struct template_request *request,
+                                               uint64_t stack);
 
 struct control {
     uint64_t length;
@@ -105,7 +107,7 @@ static void set_linker(const struct template_job *job, const struct template_req
     call3(__NR_mprotect, job->relro, job->relro_size, PROT_READ_ONLY);
 }
 
-__attribute__((noreturn)) static void enter(const struct template_job *job, const struct template_request *request)
+__attribute__((noreturn)) static void enter(const struct template_job *job, struct template_request *request)
 {
     struct frame frame = {
         .flags = 6,       /* UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS */
@@ -122,10 +124,11 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, cons
         .sigmask = request->sigmask,
     };
     *(uint64_t *)(request->sp - 8) = job->resume;
+    __atomic_store_n(&request->busy, 0, __ATOMIC_RELEASE);
     template_leave(&frame);
 }
 
-__attribute__((noreturn)) void template_child(const struct template_job *job, const struct template_request *request)
+__attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
     place_descriptors(request);
     fill_stack(job, request);
@@ -134,4 +137,23 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, co
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
     enter(job, request);
+}
+
+/* The pages that the dynamic linker wrote to are shared with the template until they are written to again: now, not later. */
+static void own_pages(const struct template_facts *facts)
+{
+    for (uint64_t i = 0; i < facts->page_count && i < TEMPLATE_PAGES; i++)
+        __asm__ volatile("lock orb $0, (%0)" : : "r"(facts->pages[i]) : "memory");
+}
+
+__attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request)
+{
+    struct template_message message;
+    call3(__NR_dup2, 0, TEMPLATE_SOCKET, 0);
+    call3(__NR_close, 0, 0, 0);
+    own_pages((const struct template_facts *)job->shared);
+    if (template_receive(&message) < 0)
+        for (;;)
+            call3(__NR_exit_group, 0, 0, 0);
+    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
 }

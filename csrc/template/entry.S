@@ -27,12 +27,13 @@ template_entry:
     hlt
 
 /*
- * int64_t template_clone(args, size, job, request): clone3. The child has the stack that args names, and goes to
- * template_child(job, request).
+ * int64_t template_clone(args, size, job, request, child): clone3. The child has the stack that args names, and goes to
+ * child(job, request).
  */
     .text
     .globl template_clone
 template_clone:
+    mov %r8, %r10
     mov %rdx, %r8
     mov %rcx, %r9
     mov $__NR_clone3, %eax
@@ -43,6 +44,13 @@ template_clone:
 1:  xor %ebp, %ebp
     mov %r8, %rdi
     mov %r9, %rsi
+    call *%r10
+    hlt
+
+/* void template_switch(job, request, stack): goes to template_child(job, request) on another stack. */
+    .globl template_switch
+template_switch:
+    mov %rdx, %rsp
     call template_child
     hlt
 

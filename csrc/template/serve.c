@@ -21,10 +21,12 @@ enum {
     SEEK_END = 2,
     PROT_RW = 3,
     MSG_NOSIGNAL = 0x4000,
-    RED_ZONE = 128,
+    STACK = 16384,
 };
 
-int64_t template_clone(struct clone_args *args, uint64_t size, const struct template_job *job, const struct template_request *r);
+int64_t template_clone(struct clone_args *args, uint64_t size, const struct template_job *job,
+                       struct template_request *request,
+                       void (*child)(const struct template_job *, struct template_request *));
 
 __attribute__((noreturn)) static void leave(int status)
 {
@@ -89,15 +91,15 @@ static void find_out(struct template_job *job, const uint64_t *sp)
 }
 
 /* Its pid, or -errno. The child runs on the program's own stack from the start: a page that it would touch anyway. */
-static int64_t make(const struct template_job *job, const struct template_request *request, uint64_t sp)
+static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request, uint64_t sp)
 {
     struct clone_args args = {
         .flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
         .child_tid = job->tid_address,
-        .stack = (sp - 16384) & ~15ul,
-        .stack_size = 16384 - RED_ZONE,
+        .stack = (sp - STACK) & ~15ul,
+        .stack_size = STACK - TEMPLATE_BELOW,
     };
-    return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request);
+    return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_child);
 }
 
 __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t user_entry, const uint64_t *sp)
@@ -112,7 +114,7 @@ __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t
         if (count < 0 || message.slot >= job->slots)
             leave(0);
         struct template_request *request = template_slot(job, message.slot);
-        answer = make(job, request, message.order == TEMPLATE_WAIT ? (uint64_t)sp : request->sp);
+        answer = make(job, message.order, request, message.order == TEMPLATE_WAIT ? (uint64_t)sp : request->sp);
         if (count)
             call3(__NR_close_range, 0, (uint64_t)count - 1, 0);
     }

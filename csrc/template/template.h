@@ -15,6 +15,7 @@
 #define TEMPLATE_FDS 48u     /* descriptors of one start */
 #define TEMPLATE_AUXV 1024u  /* bytes */
 #define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
+#define TEMPLATE_PAGES 1000u /* that waiting clones make their own ahead */
 
 /* struct prctl_mm_map (linux/prctl.h) */
 struct template_mm {
@@ -51,9 +52,13 @@ struct template_facts {
     uint64_t heap;      /* where the heap ends */
     uint64_t spoke;     /* bytes that the dynamic linker wrote */
     uint64_t complete;  /* 1: all was found that a clone needs */
-    uint64_t auxv_size; /* of the auxiliary vector, which comes next, AT_NULL included */
-    uint64_t auxv[];
+    uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
+    uint64_t auxv[TEMPLATE_AUXV / 8];
+    uint64_t page_count; /* given by the host: pages that the dynamic linker wrote to */
+    uint64_t pages[TEMPLATE_PAGES];
 };
+
+_Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
 
 /* One start. Behind it in the slot: the vectors (argc, argv, envp, auxv), then the strings. */
 struct template_request {
@@ -62,8 +67,8 @@ struct template_request {
     uint8_t random[16];
     struct template_mm mm;
     uint64_t sigmask;
+    uint32_t busy; /* the host sets it to 1 before it writes, the clone to 0 when it has read all */
     uint32_t fd_count;
-    uint32_t pad;
     int32_t targets[TEMPLATE_FDS]; /* ascending: the numbers that the descriptors sent along shall have */
 };
 _Static_assert(sizeof(struct template_request) <= 1024, "leaves the slot to vectors and strings");

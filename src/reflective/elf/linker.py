@@ -6,7 +6,7 @@ import os
 from struct import Struct
 
 from ..values import Value
-from .image import ElfImage, Segment
+from .image import PT_GNU_RELRO, ElfImage, Segment
 
 DYNAMIC, SYMBOL = Struct("<qQ"), Struct("<IBBHQQ")
 DT_NULL, DT_STRTAB, DT_SYMTAB, DT_RPATH, DT_RUNPATH = 0, 5, 6, 15, 29
@@ -23,11 +23,13 @@ VARIABLES = ("_dl_argv", "__libc_stack_end", "_rtld_global_ro")
 
 
 class Linker(Value):
-    """Virtual addresses in glibc's ld.so: its _dl_start, where to go on behind the call, and (address, size) of VARIABLES."""
+    """Virtual addresses in glibc's ld.so: its _dl_start, where to go on behind the call; (address, size) of each of VARIABLES,
+    and the (start, end) of what is read-only once it has relocated itself, in which they lie."""
 
     dl_start: int
     resume: int
     variables: tuple[tuple[int, int], ...]
+    relro: tuple[int, int]
 
 
 def linker(image: ElfImage) -> Linker | None:
@@ -40,11 +42,12 @@ def linker(image: ElfImage) -> Linker | None:
         found = _symbols(fd, image)
     finally:
         os.close(fd)
-    if not all(name in found for name in VARIABLES):
+    relro = [(segment.vaddr, segment.vaddr + segment.memsz) for segment in image.of_type(PT_GNU_RELRO)]
+    if len(relro) != 1 or not all(name in found and relro[0][0] <= found[name][0] < relro[0][1] for name in VARIABLES):
         return None
     distance = int.from_bytes(start[CALL_END - 4 : CALL_END], "little", signed=True)
     variables = tuple(found[name] for name in VARIABLES)
-    return Linker(image.entry + CALL_END + distance, image.entry + RESUME, variables)
+    return Linker(image.entry + CALL_END + distance, image.entry + RESUME, variables, relro[0])
 
 
 def search_paths(image: ElfImage) -> list[str]:

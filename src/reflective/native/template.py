@@ -1,120 +1,169 @@
-"""A template process, and clones of it: what is handed to the C core (csrc/template, csrc/host/template.c)."""
+"""A template process, and its clones: what the C core is given (csrc/template, csrc/host/template.c), and what comes back."""
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
-import socket
+import time
 from struct import Struct
 
-from ..elf.image import PAGE
-from ..elf.linker import Linker
-from ..errors import load_error
-from ..plan.layout import Layout
-from ..plan.segments import page_down, page_up
-from ..plan.stack import encode as encode_word
 from ..values import Value
-from . import encode
 from ._core import ffi, lib
-from .child import Setup
-from .prepare import Degradation, Prepared, Request, lay_out, prepare, structure, whole
-from .run import _Files, above_stdio
+from .prepare import Degradation
+from .run import SIGKILL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import mmap
+    import socket
     from typing import Any
 
 # csrc/template/template.h
-CODE, DATA, SLOT, SOCKET = 8192, 16384, 32768, 63
-JOB = Struct("<13Q")
+SLOT, AUXV, PAGES, DESCRIPTORS = 32768, 1024, 1000, 48
 FACTS = Struct("<6Q")
-MM = Struct("<12QII")
-PROT_RW, PROT_RX, SHARED = 3, 5, 1
-EPIPE, ENOEXEC = 32, 8
+PAGES_AT = FACTS.size + AUXV
+SLOTS = 32  # starts that can be under way
+PATIENCE_S = 5.0  # until a clone has read its slot
 
 
 class Gone(Exception):
-    """The template does not live any more."""
+    """The template can't be made, or lives no more."""
 
 
-class Template:
-    """One template process, a child of this one. Not for use by two threads at a time."""
+class Start(Value):
+    """One start: what differs between two. `descriptors` are (ours, the program's), ascending by the second."""
 
-    def __init__(self, request: Request, linker: Linker, room: int, slots: int = 1) -> None:
-        """`room`: bytes that the strings of a start may take. Raises LoadError, or Gone if ld.so could not do its work."""
-        prepared = prepare(request, in_place=False)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket = ours
-        size = (1 + slots) * SLOT
-        memory = os.memfd_create("reflective: template", os.MFD_CLOEXEC)
+    strings: bytes
+    argc: int
+    envc: int
+    descriptors: tuple[tuple[int, int], ...]
+    sigmask: int
+
+
+class Made(Value):
+    """What was settled when a template was made."""
+
+    degraded: tuple[Degradation, ...]
+    platform_size: int
+    mm: bytes  # struct prctl_mm_map; strings, stack and heap are each start's own
+    brk: int  # where the heap is in the template
+    brk_low: int  # a start's is on one of brk_pages pages from here on; 0 pages: at brk
+    brk_pages: int
+
+
+class Process:
+    """One template process, a child of this one. Its methods are for one thread at a time."""
+
+    def __init__(self, pid: int, sock: socket.socket, shared: mmap.mmap, made: Made) -> None:
+        """Waits until it is ready. Raises Gone if it ends instead, or can't be used."""
+        self.pid, self.made = pid, made
+        self._socket, self._shared = sock, shared
+        self._memory = ffi.from_buffer("uint8_t[]", shared)
+        self._held: set[int] = set()
+        self._next = 0
         try:
-            os.ftruncate(memory, size)
-            self.shared = mmap.mmap(memory, size)
-            self._start(prepared, linker, theirs, memory, size, room)
-        finally:
-            theirs.close()
-            os.close(memory)
+            self.answer()
+            random, self._path, heap, spoke, complete, _ = FACTS.unpack_from(shared)
+            if spoke or not complete:
+                raise Gone("its dynamic linker wrote something" if spoke else "its dynamic linker is not as expected")
+        except BaseException:
+            self.end()
+            raise
+        self._low = random + 16 + made.platform_size
+        self._brk_pages = made.brk_pages if heap == made.brk else 0
 
-    def _start(self, prepared: Prepared, linker: Linker, theirs: socket.socket, memory: int, size: int, room: int) -> None:
-        setup = prepared.request.setup.replace(close_fds=True, pass_fds=(theirs.fileno(), memory))
-        prepared = Prepared(*(getattr(prepared, name) if name != "request" else prepared.request.replace(setup=setup) for name in prepared._fields))
-        with _Files(prepared.request.plan) as files:
-            all_steps, _ = whole(prepared, [fd for fd in (*files.values(), theirs.fileno(), memory) if fd >= 0])
-            layout = lay_out(prepared, 0).replace(shuffle=min(room, 8191))
-            start, alive = structure(prepared, layout, all_steps, files, -1)
-            ops, data = append(alive[0], alive[3], layout, prepared, linker, theirs.fileno(), memory, size)
-            start.ops, start.op_count = ffi.from_buffer("uint8_t[]", ops), len(ops) // 64
-            start.data, start.data_size = ffi.from_buffer("char[]", data), len(data)
-            start.entry, start.entry_param = layout.stack_top, 0
-            self.pid = lib.refl_spawn(start)
-            if self.pid < 0:
-                raise load_error(-self.pid, os.strerror(-self.pid), prepared.request.plan.path)
-        theirs.close()
-        print("pid", self.pid)
-        print("answer", lib.refl_template_answer(self.socket.fileno()))
-        print([hex(v) for v in FACTS.unpack_from(self.shared)])
-        self.layout = layout
-        plan = prepared.request.plan
-        image = [int(v) for v in start.image]
-        self.mm = MM.pack(*[v + layout.exe & encode.WORD for v in image], layout.brk, layout.brk, 0,0,0,0,0, 0, 0, 0xFFFFFFFF)
-        self.low = layout.stack_top - 8192
+    def fits(self, size: int) -> bool:
+        """Whether there is room for strings of so many bytes."""
+        return self._path - size >= self._low
 
-    def spawn(self, argv, envp):
-        strings = b"".join(w + b"\0" for w in (*argv, *envp))
-        c = ffi.new("struct refl_clone *")
-        fds = ffi.new("int32_t[]", [0, 1, 2])
-        keep = ffi.from_buffer("uint8_t[]", self.shared), ffi.from_buffer("char[]", strings), ffi.from_buffer("uint8_t[]", self.mm)
-        c.shared, c.strings, c.mm = keep
-        c.sock = self.socket.fileno(); c.strings_size = len(strings); c.argc = len(argv); c.envc = len(envp)
-        c.strings_low = self.low
-        c.fds = c.targets = fds; c.fd_count = 3
-        return lib.refl_template_clone(c)
+    def clone(self, start: Start) -> int:
+        """The pid of a clone that becomes the program. Raises Gone, OSError."""
+        request, _alive = self._request(start, self._slot())
+        request.sock = self._socket.fileno()
+        return self._answer(lib.refl_template_clone(request))
+
+    def order(self, sock: socket.socket) -> int:
+        """Asks for a clone that waits at the other end of a socket; its pid will be the next answer. Returns its slot."""
+        slot = self._slot()
+        self._answer(lib.refl_template_order(self._socket.fileno(), slot, sock.fileno()))
+        self._held.add(slot)
+        return slot
+
+    def answer(self) -> int:
+        """The next answer: a pid."""
+        return self._answer(lib.refl_template_answer(self._socket.fileno()))
+
+    def go(self, start: Start, slot: int, sock: socket.socket) -> None:
+        """Lets a waiting clone become the program. Raises Gone, OSError."""
+        request, _alive = self._request(start, slot)
+        request.sock, request.waiting = sock.fileno(), 1
+        self._held.discard(slot)
+        self._answer(lib.refl_template_clone(request))
+
+    def prefault(self, pages: list[int]) -> None:
+        """Names the pages that waiting clones make their own ahead: addresses, the first PAGES of them count."""
+        count = min(len(pages), PAGES)
+        Struct(f"<{1 + count}Q").pack_into(self._shared, PAGES_AT, count, *pages[:count])
+
+    def end(self) -> None:
+        """Kills and reaps it."""
+        self.forget()
+        reap(self.pid, kill=True)
+
+    def forget(self) -> None:
+        """Releases what this process has of it: all there is to do in a child made by fork."""
+        self._socket.close()
+        ffi.release(self._memory)
+        self._shared.close()
+
+    def _slot(self) -> int:
+        """A slot that no clone reads any more. Raises Gone if none becomes free: clones were killed before they had begun."""
+        deadline = 0.0
+        while not deadline or time.monotonic() < deadline:
+            for _ in range(SLOTS):
+                slot, self._next = self._next, (self._next + 1) % SLOTS
+                if slot not in self._held and not lib.refl_template_busy(self._memory, slot):
+                    return slot
+            deadline = deadline or time.monotonic() + PATIENCE_S
+            time.sleep(0.0005)
+        raise Gone("every slot is in use")
+
+    def _answer(self, result: int) -> int:
+        if result in (-errno.EPIPE, -errno.ECONNRESET, -errno.ECONNREFUSED):
+            raise Gone("killed, or ended")
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+    def _request(self, start: Start, slot: int) -> tuple[Any, list[object]]:
+        made, count = self.made, len(start.descriptors)
+        strings, mm = ffi.from_buffer("char[]", start.strings), ffi.from_buffer("uint8_t[]", made.mm)
+        fds = ffi.new("int32_t[]", [source for source, _ in start.descriptors])
+        targets = ffi.new("int32_t[]", [target for _, target in start.descriptors])
+        request = ffi.new("struct refl_clone *")
+        request.shared, request.slot = self._memory, slot
+        request.strings, request.strings_size, request.strings_low = strings, len(start.strings), self._low
+        request.argc, request.envc, request.sigmask = start.argc, start.envc, start.sigmask
+        request.mm, request.brk_low, request.brk_pages = mm, made.brk_low, self._brk_pages
+        request.fds, request.targets, request.fd_count = fds, targets, count
+        return request, [strings, mm, fds, targets]
 
 
-def append(ops, data, layout, prepared, linker, sock, memory, size):
-    at = layout.stack_top
-    area = CODE + DATA + size
-    known = prepared.system
-    code = ffi.new("uint8_t[]", lib.refl_template_code(ffi.NULL)); lib.refl_template_code(code)
-    code = bytes(ffi.buffer(code))
-    b = layout.interp
-    (argv, asz), (end, esz), (glob, gsz) = linker.variables
-    lo = page_down(min(argv, end, glob)); hi = page_up(max(argv + asz, end + esz, glob + gsz))
-    job = JOB.pack(b + linker.dl_start, b + linker.resume, layout.vdso + known.gadget, at, area, at + CODE + DATA, size // SLOT - 1,
-                   b + argv, b + end, b + glob, gsz, b + lo, hi - lo)
-    cat = len(data); data += code + bytes(-len(code) % 8)
-    jat = len(data); data += job
-    n = 0
-    anon = encode.PRIVATE | encode.ANONYMOUS | encode.NOREPLACE
-    op, call = encode.op, encode.call
-    ops += b"".join([
-        call(n, "mmap", at, CODE + DATA, 3, anon, -1, 0, flags=encode.EXACT),
-        op(n, encode.COPY, at, ("data", cat), len(code)),
-        op(n, encode.COPY, at + CODE, ("data", jat), len(job)),
-        op(n, encode.CALL, at, CODE, 5, nr=10),
-        call(n, "mmap", at + CODE + DATA, size, 3, SHARED | encode.NOREPLACE, memory, 0, flags=encode.EXACT),
-        call(n, "dup2", sock, SOCKET),
-        call(n, "close_range", 0, SOCKET - 1, 0),
-        call(n, "close_range", SOCKET + 1, 0xFFFFFFFF, 0),
-    ])
-    return ops, data
+def reap(pid: int, *, kill: bool = False) -> None:
+    """Waits for a child that ends, or is to be killed. If somebody else has reaped it, its number may be another's: not killed."""
+    try:
+        if kill and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            os.kill(pid, SIGKILL)
+            os.waitpid(pid, 0)
+        elif not kill:
+            os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def stamps(paths: bytes) -> bytes:
+    """What stat says of each of the paths, which all end in NUL: 48 bytes, zero for what is not there."""
+    strings = ffi.from_buffer("char[]", paths)
+    out = ffi.new("uint64_t[]", 6 * lib.refl_stamps(strings, len(paths), ffi.NULL))
+    lib.refl_stamps(strings, len(paths), out)
+    return bytes(ffi.buffer(out))

@@ -1,0 +1,151 @@
+"""One template process with what it depends on, and its pool of waiting clones."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+
+from ..elf import linker
+from ..native.prepare import Request
+from ..native.template import Gone, Process, Start, reap
+from ..native.template_make import make
+from ..plan.build import LoadPlan
+from ..proc import maps
+from ..values import Value
+from . import key
+from .key import Files
+
+ROOM = 2048  # bytes that arguments and environment may be longer than those of the start that a template is made for
+PRESENT, OF_FILE = 1 << 63, 1 << 61  # /proc/PID/pagemap
+
+
+class Clone(Value):
+    """A clone that waits."""
+
+    pid: int
+    slot: int
+    socket: socket.socket
+
+
+class Warm:
+    """A template that lives, until `end`."""
+
+    def __init__(self, process: Process, files: Files, pool: int) -> None:
+        self.process, self.files = process, files
+        self.owner = os.getpid()
+        self._pool = pool
+        self._waiting: deque[Clone] = deque()
+        self._ordered: deque[tuple[int, socket.socket]] = deque()
+        self.fill()
+
+    @property
+    def current(self) -> bool:
+        """Whether it may serve a start now."""
+        return self.files.same
+
+    def spawn(self, start: Start) -> int:
+        """The pid of the program. Raises Gone, OSError."""
+        while self._waiting or self._ordered:
+            if not self._waiting:
+                self._collect()
+            clone = self._waiting.popleft()
+            with clone.socket:
+                try:
+                    self.process.go(start, clone.slot, clone.socket)
+                except Gone:  # it was killed, which is no reason not to take the next
+                    reap(clone.pid)
+                    continue
+            self.fill()
+            return clone.pid
+        return self.process.clone(start)
+
+    def fill(self) -> None:
+        """Orders clones until there are as many as wanted. They come while the caller goes on."""
+        while len(self._waiting) + len(self._ordered) < self._pool:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._ordered.append((self.process.order(theirs), ours))
+
+    def _collect(self) -> None:
+        slot, sock = self._ordered.popleft()
+        try:
+            self._waiting.append(Clone(self.process.answer(), slot, sock))
+        except BaseException:
+            sock.close()
+            raise
+
+    def end(self) -> None:
+        """Ends the template and the clones that wait, and reaps them."""
+        if self.owner != os.getpid():
+            return self.forget()
+        while self._ordered:
+            try:
+                self._collect()
+            except (Gone, OSError):
+                continue
+        self.process.end()
+        while self._waiting:
+            clone = self._waiting.popleft()
+            clone.socket.close()
+            reap(clone.pid, kill=True)
+        return None
+
+    def forget(self) -> None:
+        """In a child made by fork: they are not its own."""
+        for _, sock in self._ordered:
+            sock.close()
+        for clone in self._waiting:
+            clone.socket.close()
+        self.process.forget()
+
+
+def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Warm:
+    """A template for starts like this one: `strings` are what ld.so reads of the environment, `size` what all strings take.
+
+    Raises Gone if there can be none, LoadError if the program can't be started either.
+    """
+    plan = request.plan
+    known = linker.linker(plan.interpreter) if plan.interpreter else None
+    if known is None:
+        raise Gone("its dynamic linker is not known" if plan.interpreter else "it has no dynamic linker")
+    before = Files.of(key.files_of(plan, strings, ()))
+    process = make(request.replace(argv=(b"",) * bool(not plan.prefix), envp=tuple(strings)), known, size + ROOM)
+    try:
+        space = maps.read(process.pid)
+        if not before.same:
+            raise Gone("changed while it was made")
+        files = Files.of(key.files_of(plan, strings, _loaded(space)))
+        process.prefault(_written(process.pid, space) if pool else [])
+        return Warm(process, files, pool)
+    except BaseException:
+        process.end()
+        raise
+
+
+def _loaded(space: tuple[maps.Mapping, ...]) -> list[str]:
+    """The files that are mapped. Raises Gone if one has been replaced meanwhile."""
+    found = {one.path: (one.device, one.inode) for one in space if one.file and not one.shared}
+    for path, identity in found.items():
+        try:
+            status = os.stat(path)
+        except OSError:
+            raise Gone(f"{path} is gone") from None
+        if (status.st_dev, status.st_ino) != identity:
+            raise Gone(f"{path} is another file now")
+    return list(found)
+
+
+def _written(pid: int, space: tuple[maps.Mapping, ...]) -> list[int]:
+    """Addresses of writable pages that the dynamic linker has written to."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+        pages = []
+        for one in space:
+            if one.prot & 2 and not one.shared:
+                entries = os.pread(file.fileno(), (one.end - one.start) >> 9, one.start >> 9)
+                for number in range(len(entries) // 8):
+                    entry = int.from_bytes(entries[8 * number : 8 * number + 8], "little")
+                    if entry & PRESENT and not entry & OF_FILE:
+                        pages.append(one.start + 4096 * number)
+        return pages
