@@ -16,6 +16,8 @@
 
 #include "template_bytes.h" /* static const uint8_t template_bytes[], made by setup.py from csrc/template */
 
+enum { STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
+
 _Static_assert(sizeof template_bytes <= TEMPLATE_CODE, "fits");
 
 uint64_t refl_template_code(uint8_t *out)
@@ -65,6 +67,7 @@ static int write_request(const struct refl_clone *clone, struct template_request
     r->strings_size = size;
     if (r->strings < clone->strings_low)
         return -E2BIG;
+    r->stack_low = (r->strings & ~(uint64_t)(REFL_PAGE - 1)) - STACK_EXPAND;
     uint8_t *bytes = (uint8_t *)(r + 1);
     env = write_vectors(clone, r->strings, (uint64_t *)bytes);
     if (!env)

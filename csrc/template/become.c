@@ -88,6 +88,8 @@ static void fill_stack(const struct template_job *job, const struct template_req
     copy(request->sp, bytes, request->vectors_size);
     copy(request->strings, bytes + request->vectors_size, request->strings_size);
     copy(facts->random, request->random, sizeof request->random);
+    if (request->stack_low < job->stack_low)
+        (void)*(volatile const uint8_t *)request->stack_low; /* it grows to there */
 }
 
 /* glibc keeps them in the thread control block: sysdeps/x86_64/nptl/tls.h. It takes them from AT_RANDOM as is done here. */

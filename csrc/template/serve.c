@@ -22,6 +22,7 @@ enum {
     PROT_RW = 3,
     MSG_NOSIGNAL = 0x4000,
     STACK = 16384,
+    STACK_EXPAND = 131072, /* fs/exec.c: setup_arg_pages: below the strings' page */
 };
 
 int64_t template_clone(struct clone_args *args, uint64_t size, const struct template_job *job,
@@ -82,6 +83,7 @@ static void find_out(struct template_job *job, const uint64_t *sp)
         at++;
     copy_auxv(facts, ++at);
     job->dl_auxv = find_word(job->global, job->global_size, (uint64_t)at);
+    job->stack_low = (sp[1] & ~4095ul) - STACK_EXPAND;
     job->stack_end_below = (uint64_t)sp - *(const uint64_t *)job->stack_end;
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);

@@ -40,6 +40,7 @@ struct template_job {
     uint64_t relro, relro_size; /* the pages that they are in */
     uint64_t user_entry; /* from here on found out */
     uint64_t dl_auxv;
+    uint64_t stack_low;       /* start of the stack's mapping */
     uint64_t stack_end_below; /* how far __libc_stack_end lies below the stack pointer */
     uint64_t tid_address;
     uint64_t robust_list, robust_size;
@@ -64,6 +65,7 @@ _Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
 struct template_request {
     uint64_t sp, vectors_size, auxv;
     uint64_t strings, strings_size;
+    uint64_t stack_low; /* where the stack's mapping shall start, if that is lower than the template's */
     uint8_t random[16];
     struct template_mm mm;
     uint64_t sigmask;

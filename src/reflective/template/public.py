@@ -15,6 +15,7 @@ from .. import process
 from ..errors import LoadError, load_error
 from ..native.child import Setup
 from ..native.prepare import Request
+from ..native.run import addresses_fixed
 from ..native.template import DESCRIPTORS, Gone, Start
 from ..plan.build import LoadPlan, build
 from ..plan.stack import encode
@@ -167,7 +168,7 @@ class Template:
             self._drop()
         self._plan = build(self._path)
         try:
-            if self._plan.notes or key.active(strings):
+            if self._plan.notes or key.active(strings) or addresses_fixed():
                 raise Gone("each start must have a dynamic linker of its own")
             self._warm[name] = one = warm(Request(self._plan, (), ()), strings, len(start.strings), self._pool)
         except Gone:
