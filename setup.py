@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 BLOB = Path("csrc/blob")
-TEMPLATE = Path("csrc/template")
+TEMPLATE, ZYGOTE = Path("csrc/template"), Path("csrc/zygote")
 BLOB_FLAGS = [
     "-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-Wconversion", "-Werror",
     "-ffreestanding", "-fPIC", "-fno-stack-protector", "-fno-jump-tables", "-fno-tree-loop-distribute-patterns",
@@ -25,7 +25,7 @@ class BuildCore(build_ext):
             where.mkdir(parents=True, exist_ok=True)
             compiler = self.compiler.compiler_so[0]
             blob = [BLOB / name for name in ("executor.c", "state.c", "tail.S")]
-            template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c")]
+            template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c")] + [ZYGOTE / "adopt.c"]
             (where / "blob_bytes.h").write_text(flat_header(compiler, where, "blob", blob, BLOB / "blob.ld"))
             (where / "template_bytes.h").write_text(flat_header(compiler, where, "template", template, TEMPLATE / "template.ld"))
             ext.include_dirs.append(str(where))

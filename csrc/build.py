@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = sorted(str(path) for folder in ("host", "tracer") for path in Path("csrc", folder).glob("*.c"))
+SOURCES = sorted(str(path) for folder in ("host", "tracer") for path in Path("csrc", folder).glob("*.c")) + ["csrc/zygote/read.c"]
 # Without these an edited header, or blob, would ship the old binary silently.
 DEPENDS = sorted(str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or {"blob", "template"} & {*path.parts})
 

@@ -122,37 +122,61 @@ int32_t refl_trace_finish(void *trace, int32_t *error);
 /* A template (csrc/template): its code, of the size returned; out may be NULL. */
 uint64_t refl_template_code(uint8_t *out);
 
+/* What a template has of its maker (csrc/zygote/state.h), opaque here. 0 or -errno: it can't be told. */
+struct refl_birth;
+uint64_t refl_birth_size(void);
+int refl_birth(struct refl_birth *birth);
+void refl_template_born(uint8_t *shared, const struct refl_birth *born);
+
 /* One start from a template. */
 struct refl_clone {
-    uint8_t *shared;       /* its shared memory, as this process has it */
+    uint8_t *shared; /* its shared memory, as this process has it */
     uint64_t slot;
-    int32_t sock;          /* the template's, or the waiting clone's */
-    uint32_t waiting;      /* 1: it is a waiting clone's */
-    const char *strings;   /* argc arguments and envc environment strings, each with its NUL */
+    int32_t sock; /* the template's, or the waiting clone's */
+    uint32_t waiting; /* 1: it is a waiting clone's */
+    const char *strings; /* argc arguments and envc environment strings, each with its NUL */
     uint64_t strings_size;
     uint64_t argc;
     uint64_t envc;
-    uint64_t strings_low;  /* strings may reach down to here */
-    const uint8_t *mm;     /* struct prctl_mm_map of the template; heap, stack and strings are filled in */
-    uint64_t brk_low;      /* the heap starts on one of brk_pages pages from here on; 0: where the template has it */
+    uint64_t strings_low; /* strings may reach down to here */
+    const uint8_t *mm; /* struct prctl_mm_map of the template; heap, stack and strings are filled in */
+    uint64_t brk_low; /* the heap starts on one of brk_pages pages from here on; 0: where the template has it */
     uint64_t brk_pages;
-    uint64_t sigmask;
-    const int32_t *fds;    /* fd_count descriptors of this process, and the numbers they shall have, ascending */
+    const int32_t *fds; /* fd_count descriptors of this process, and the numbers they shall have, ascending */
     const int32_t *targets;
     uint64_t fd_count;
+    int32_t directory; /* to start in; -1: where this process is */
+    uint64_t to_default; /* bit signal - 1: ignored signals that shall not be, others that shall */
+    uint64_t to_ignore;
+    int32_t umask; /* -1: this process's */
+    uint32_t new_session;
+    const struct refl_birth *born; /* what must be the same now */
+    const char *paths; /* files that must be the same, as in refl_stamps, and what they were */
+    uint64_t paths_size;
+    const uint64_t *stamps;
 };
+
+/* Names pages (addresses) that waiting clones make their own ahead; the first 1000 count. */
+void refl_template_pages(uint8_t *shared, const uint64_t *pages, uint64_t count);
+
+/* This process's descriptors that are not close-on-exec, ascending: how many, or -errno: -EMFILE, more than most. */
+int refl_inheritable(int32_t *fds, uint32_t most);
 
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
 int64_t refl_template_answer(int32_t sock);
 
-/* A clone's pid (0 if it was waiting), or -errno: -E2BIG, arguments and environment do not fit; -EPIPE, the other end is gone. */
+/* A clone's pid, or -errno: -E2BIG, arguments and environment do not fit; -EPIPE, the other end is gone;
+ * -ESTALE, the template is not what this process would start now (a clone that was waiting then ends). */
 int64_t refl_template_clone(const struct refl_clone *clone);
 
 /* Asks for a clone that waits, with `other` as its socket. Its pid will be the next answer. 0 or -errno. */
-int refl_template_order(int32_t sock, uint64_t slot, int32_t other);
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock, int32_t other);
+
+/* The pid of the clone that was last made for a slot, whether or not the template lived to tell; 0: none. */
+int refl_template_pid(uint8_t *shared, uint64_t slot);
 
 /* 1 as long as a clone may still read the slot. */
-int refl_template_busy(const uint8_t *shared, uint64_t slot);
+int refl_template_busy(uint8_t *shared, uint64_t slot);
 
 /* What stat says of each path (NUL-terminated strings of `size` bytes in all): 6 numbers, all 0 if it fails. How many paths. */
 uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out);

@@ -12,6 +12,7 @@ import signal
 import sys
 
 from reflective.template import Template
+from reflective.template.warm import Warm
 
 
 def initial_environment() -> dict[bytes, bytes]:
@@ -36,7 +37,7 @@ def main() -> None:
         os.close(null)
         os.close(output)
         status = os.waitpid(template.spawn(words, started), 0)[1]
-        if any(template._warm.values()) != (way != "ordinary"):
+        if any(isinstance(one, Warm) for one in template._warm.values()) != (way != "ordinary"):
             sys.exit(f"not by {way}: {template._warm}")
     sys.exit(os.waitstatus_to_exitcode(status))
 

@@ -4,17 +4,29 @@
  * The stack is the kernel's (stack.c), but for where its parts lie: auxv, AT_RANDOM's bytes and the path stay where the template
  * has them, the vectors reach down from auxv and the strings from the path.
  */
+#define _GNU_SOURCE
 #include <errno.h>
-#include <signal.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "../template/template.h"
 #include "prepare.h"
 
 #include "template_bytes.h" /* static const uint8_t template_bytes[], made by setup.py from csrc/template */
+
+struct refl_birth {
+    struct refl_identity identity;
+    struct refl_carried carried;
+};
 
 enum { STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
 
@@ -27,9 +39,9 @@ uint64_t refl_template_code(uint8_t *out)
     return sizeof template_bytes;
 }
 
-static struct template_request *slot_of(const struct refl_clone *clone)
+static struct template_request *slot_at(uint8_t *shared, uint64_t slot)
 {
-    return (struct template_request *)(clone->shared + (1 + clone->slot) * TEMPLATE_SLOT);
+    return (struct template_request *)(shared + (1 + slot) * TEMPLATE_SLOT);
 }
 
 /* argc, argv, NULL, envp, NULL; the environment's address. 0 if there are fewer strings than that. */
@@ -58,7 +70,7 @@ static int write_request(const struct refl_clone *clone, struct template_request
     const struct template_facts *facts = (const struct template_facts *)clone->shared;
     uint64_t words = clone->argc + clone->envc + 3, size = clone->strings_size, env;
     if (clone->argc > TEMPLATE_ROOM / 8 || clone->envc > TEMPLATE_ROOM / 8 || size > TEMPLATE_ROOM ||
-        words * 8 + facts->auxv_size + size > TEMPLATE_ROOM || clone->fd_count > TEMPLATE_FDS)
+        words * 8 + facts->auxv_size + size > TEMPLATE_ROOM || clone->fd_count >= TEMPLATE_FDS)
         return -E2BIG;
     r->vectors_size = words * 8 + facts->auxv_size;
     r->sp = (facts->random - r->vectors_size) & ~15ul;
@@ -85,10 +97,14 @@ static int write_request(const struct refl_clone *clone, struct template_request
     r->mm.arg_start = r->strings;
     r->mm.arg_end = r->mm.env_start = env;
     r->mm.env_end = facts->execfn;
-    r->sigmask = clone->sigmask;
+    r->new_session = clone->new_session;
     r->fd_count = (uint32_t)clone->fd_count;
     for (uint64_t i = 0; i < clone->fd_count; i++)
         r->targets[i] = clone->targets[i];
+    r->targets[r->fd_count++] = TEMPLATE_DIRECTORY;
+    r->word = TEMPLATE_UNDECIDED;
+    r->waits = 0;
+    r->pid = clone->waiting ? r->pid : 0;
     __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
     return 0;
 }
@@ -126,22 +142,9 @@ int64_t refl_template_answer(int32_t sock)
     return got == sizeof answer ? answer : -EPIPE;
 }
 
-int refl_template_busy(const uint8_t *shared, uint64_t slot)
+int refl_template_busy(uint8_t *shared, uint64_t slot)
 {
-    const struct template_request *request = (const struct template_request *)(shared + (1 + slot) * TEMPLATE_SLOT);
-    return (int)__atomic_load_n(&request->busy, __ATOMIC_ACQUIRE);
-}
-
-int64_t refl_template_clone(const struct refl_clone *clone)
-{
-    int error = write_request(clone, slot_of(clone));
-    error = error ? error : send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, clone->fds, clone->fd_count);
-    return error || clone->waiting ? error : refl_template_answer(clone->sock);
-}
-
-int refl_template_order(int32_t sock, uint64_t slot, int32_t other)
-{
-    return send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &other, 1);
+    return (int)__atomic_load_n(&slot_at(shared, slot)->busy, __ATOMIC_ACQUIRE);
 }
 
 static void stamp_of(const char *path, uint64_t stamp[6])
@@ -165,4 +168,147 @@ uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out)
         if (out)
             stamp_of(paths + at, out + 6 * count);
     return count;
+}
+
+static int same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
+{
+    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, stamps += 6) {
+        uint64_t stamp[6];
+        stamp_of(paths + at, stamp);
+        if (memcmp(stamp, stamps, sizeof stamp))
+            return 0;
+    }
+    return 1;
+}
+
+void refl_template_pages(uint8_t *shared, const uint64_t *pages, uint64_t count)
+{
+    struct template_facts *facts = (struct template_facts *)shared;
+    facts->page_count = count < TEMPLATE_PAGES ? count : TEMPLATE_PAGES;
+    memcpy(facts->pages, pages, facts->page_count * sizeof *pages);
+}
+
+uint64_t refl_birth_size(void)
+{
+    return sizeof(struct refl_birth);
+}
+
+int refl_birth(struct refl_birth *birth)
+{
+    return refl_read_state(&birth->identity, &birth->carried);
+}
+
+void refl_template_born(uint8_t *shared, const struct refl_birth *born)
+{
+    ((struct template_facts *)shared)->born = born->carried;
+}
+
+/* What a clone can be given without fail; the rest must be as it was when the template was made. */
+static int same_but_these(struct refl_carried born, const struct refl_carried *now)
+{
+    born.ignored = now->ignored;
+    born.blocked = now->blocked;
+    born.umask = now->umask;
+    return memcmp(&born, now, sizeof born) == 0;
+}
+
+/* Whether the template may serve this caller now; then with the state that the clone gets. -ESTALE: make another. */
+static int decide(const struct refl_clone *clone, struct template_request *r)
+{
+    const struct refl_birth *born = clone->born;
+    struct refl_birth now;
+    int error = refl_birth(&now);
+    if (error)
+        return error;
+    if (!refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
+        !same_stamps(clone->paths, clone->paths_size, clone->stamps))
+        return -ESTALE;
+    r->now = now.carried;
+    r->now.ignored = (r->now.ignored & ~clone->to_default) | clone->to_ignore;
+    if (clone->umask >= 0)
+        r->now.umask = (uint32_t)clone->umask;
+    return 0;
+}
+
+static void say(struct template_request *r, uint32_t word)
+{
+    __atomic_store_n(&r->word, word, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&r->waits, __ATOMIC_SEQ_CST))
+        syscall(SYS_futex, &r->word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+/* With the descriptors, and the directory as the last of them. */
+static int send_order(const struct refl_clone *clone)
+{
+    int32_t fds[TEMPLATE_FDS];
+    memcpy(fds, clone->fds, clone->fd_count * sizeof *fds);
+    int here = clone->directory < 0 ? open(".", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (here < 0 && clone->directory < 0)
+        return -errno;
+    fds[clone->fd_count] = here < 0 ? clone->directory : here;
+    int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, clone->fd_count + 1);
+    if (here >= 0)
+        close(here);
+    return error;
+}
+
+/* The clone is made, or woken, while it is decided whether it may become the program. */
+int64_t refl_template_clone(const struct refl_clone *clone)
+{
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    int error = write_request(clone, r);
+    error = error ? error : send_order(clone);
+    if (error)
+        return error;
+    error = decide(clone, r);
+    int64_t pid = clone->waiting ? r->pid : refl_template_answer(clone->sock);
+    if (pid == -EPIPE && r->pid) /* the template was killed when it had done its part */
+        pid = r->pid;
+    say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
+    if (error && pid > 0)
+        while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    return error ? error : pid;
+}
+
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock, int32_t other)
+{
+    slot_at(shared, slot)->pid = 0;
+    return send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &other, 1);
+}
+
+int refl_template_pid(uint8_t *shared, uint64_t slot)
+{
+    return slot_at(shared, slot)->pid;
+}
+
+enum { CHUNK = 256, FD_CLOSE_ON_EXEC = 1 };
+
+/* The directory's size is how many are open (Linux 6.2); poll tells which, many at a time. */
+int refl_inheritable(int32_t *fds, uint32_t most)
+{
+    struct stat status;
+    uint32_t count = 0, limit = (uint32_t)refl_limit(RLIMIT_NOFILE), chunk = limit < CHUNK ? limit : CHUNK; /* poll's most */
+    if (stat("/proc/self/fd", &status) || status.st_size == 0)
+        return -ENOSYS;
+    int64_t left = status.st_size;
+    for (uint32_t base = 0; left > 0; base += chunk) {
+        struct pollfd polled[CHUNK];
+        for (uint32_t i = 0; i < chunk; i++)
+            polled[i] = (struct pollfd){.fd = (int)(base + i)};
+        if (base > 1u << 20 || poll(polled, chunk, 0) < 0)
+            return -ENOSYS;
+        for (uint32_t i = 0; i < chunk; i++) {
+            if (polled[i].revents & POLLNVAL)
+                continue;
+            left--;
+            int flags = fcntl(polled[i].fd, F_GETFD);
+            if (flags < 0 || flags & FD_CLOSE_ON_EXEC)
+                continue;
+            if (count == most)
+                return -EMFILE;
+            fds[count++] = polled[i].fd;
+        }
+    }
+    return (int)count;
 }

@@ -6,6 +6,7 @@
 
 #include <asm/errno.h>
 #include <asm/unistd.h>
+#include <linux/futex.h>
 
 #include "../blob/syscall.h"
 
@@ -76,9 +77,33 @@ static void place_descriptors(const struct template_request *request)
         uint64_t target = (uint64_t)(uint32_t)request->targets[i];
         if (target == i)
             continue;
-        call3(__NR_dup2, i, target, 0);
+        if (target == TEMPLATE_DIRECTORY)
+            call3(__NR_fchdir, i, 0, 0);
+        else
+            call3(__NR_dup2, i, target, 0);
         call3(__NR_close, i, 0, 0);
     }
+}
+
+__attribute__((noreturn)) static void end(void)
+{
+    for (;;)
+        call3(__NR_exit_group, 0, 0, 0);
+}
+
+/* Until the host has decided. Should it die before, a look once a second finds out. */
+static void wait_for_word(const struct template_job *job, struct template_request *request)
+{
+    const uint64_t second[2] = {1, 0};
+    uint32_t word;
+    while (!(word = __atomic_load_n(&request->word, __ATOMIC_SEQ_CST))) {
+        __atomic_store_n(&request->waits, 1, __ATOMIC_SEQ_CST);
+        call4(__NR_futex, (uint64_t)&request->word, FUTEX_WAIT, TEMPLATE_UNDECIDED, (uint64_t)second);
+        if ((uint64_t)call3(__NR_getppid, 0, 0, 0) != job->parent)
+            end();
+    }
+    if (word != TEMPLATE_GO)
+        end();
 }
 
 static void fill_stack(const struct template_job *job, const struct template_request *request)
@@ -123,7 +148,7 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
         .eflags = 0x202,
         .cs = 0x33,
         .ss = 0x2b,
-        .sigmask = request->sigmask,
+        .sigmask = request->now.blocked,
     };
     *(uint64_t *)(request->sp - 8) = job->resume;
     __atomic_store_n(&request->busy, 0, __ATOMIC_RELEASE);
@@ -132,8 +157,13 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
 
 __attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
+    const struct template_facts *facts = (const struct template_facts *)job->shared;
     place_descriptors(request);
     fill_stack(job, request);
+    wait_for_word(job, request);
+    if (request->new_session)
+        call3(__NR_setsid, 0, 0, 0);
+    refl_adopt(&facts->born, &request->now);
     set_secrets(request);
     set_linker(job, request);
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
@@ -155,7 +185,6 @@ __attribute__((noreturn)) void template_wait(const struct template_job *job, str
     call3(__NR_close, 0, 0, 0);
     own_pages((const struct template_facts *)job->shared);
     if (template_receive(&message) < 0)
-        for (;;)
-            call3(__NR_exit_group, 0, 0, 0);
+        end();
     template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
 }

@@ -2,9 +2,9 @@
 #ifndef REFLECTIVE_BECOME_H
 #define REFLECTIVE_BECOME_H
 
-#include "template.h"
-
 #pragma GCC visibility push(hidden)
+
+#include "template.h"
 
 /* The number of descriptors that came with a message, they are 0 to that; or negative: the other end is gone. */
 int64_t template_receive(struct template_message *message);

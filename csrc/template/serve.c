@@ -96,7 +96,8 @@ static void find_out(struct template_job *job, const uint64_t *sp)
 static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request, uint64_t sp)
 {
     struct clone_args args = {
-        .flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
+        .flags = CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
+        .parent_tid = (uint64_t)&request->pid,
         .child_tid = job->tid_address,
         .stack = (sp - STACK) & ~15ul,
         .stack_size = STACK - TEMPLATE_BELOW,
@@ -109,6 +110,7 @@ __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t
     struct template_message message;
     int64_t answer = 0;
     job->user_entry = user_entry;
+    job->parent = (uint64_t)call3(__NR_getppid, 0, 0, 0);
     find_out(job, sp);
     for (;;) {
         call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&answer, sizeof answer, MSG_NOSIGNAL, 0, 0);

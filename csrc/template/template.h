@@ -9,6 +9,8 @@
 
 #include <stdint.h>
 
+#include "../zygote/state.h"
+
 #define TEMPLATE_CODE 8192u  /* read and execute */
 #define TEMPLATE_DATA 16384u /* private: the job, and above it the stack */
 #define TEMPLATE_SLOT 32768u /* shared: the facts, then a slot for each request that can be under way */
@@ -38,7 +40,8 @@ struct template_job {
     uint64_t stack_end; /* and _rtld_global_ro, where one word is the address of auxv */
     uint64_t global, global_size;
     uint64_t relro, relro_size; /* the pages that they are in */
-    uint64_t user_entry; /* from here on found out */
+    uint64_t parent; /* from here on found out: whose death ends it */
+    uint64_t user_entry;
     uint64_t dl_auxv;
     uint64_t stack_low;       /* start of the stack's mapping */
     uint64_t stack_end_below; /* how far __libc_stack_end lies below the stack pointer */
@@ -55,27 +58,40 @@ struct template_facts {
     uint64_t complete;  /* 1: all was found that a clone needs */
     uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
     uint64_t auxv[TEMPLATE_AUXV / 8];
+    struct refl_carried born; /* given by the host: the state that the template has of it */
     uint64_t page_count; /* given by the host: pages that the dynamic linker wrote to */
     uint64_t pages[TEMPLATE_PAGES];
 };
 
 _Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
 
-/* One start. Behind it in the slot: the vectors (argc, argv, envp, auxv), then the strings. */
+/*
+ * One start. Behind it in the slot: the vectors (argc, argv, envp, auxv), then the strings.
+ *
+ * The order is sent while the host still finds out whether this template may serve the start: `word` says so in the end.
+ */
 struct template_request {
+    uint32_t busy; /* the host sets it to 1 before it writes, the clone to 0 when it has read all */
+    uint32_t word; /* enum template_word: 0 until the host has decided */
+    uint32_t waits; /* the clone sets it to 1 before it sleeps until word changes */
+    int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template */
+    uint32_t fd_count;
+    uint32_t new_session;
+    int32_t
+        targets[TEMPLATE_FDS]; /* ascending: the numbers that the descriptors sent along shall have; DIRECTORY may be last */
     uint64_t sp, vectors_size, auxv;
     uint64_t strings, strings_size;
     uint64_t stack_low; /* where the stack's mapping shall start, if that is lower than the template's */
     uint8_t random[16];
     struct template_mm mm;
-    uint64_t sigmask;
-    uint32_t busy; /* the host sets it to 1 before it writes, the clone to 0 when it has read all */
-    uint32_t fd_count;
-    int32_t targets[TEMPLATE_FDS]; /* ascending: the numbers that the descriptors sent along shall have */
+    struct refl_carried now; /* and all of this is written before word */
 };
 _Static_assert(sizeof(struct template_request) <= 1024, "leaves the slot to vectors and strings");
 #define TEMPLATE_ROOM (TEMPLATE_SLOT - sizeof(struct template_request))
 
+#define TEMPLATE_DIRECTORY 0x7fffffff /* a target: this descriptor is the directory to go to */
+
+enum template_word { TEMPLATE_UNDECIDED, TEMPLATE_GO, TEMPLATE_CANCEL };
 enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2 };
 
 /* What goes over the socket, with the descriptors. */

@@ -16,7 +16,7 @@ from ._core import ffi, lib
 from .child import Setup
 from .prepare import Prepared, Request, lay_out, prepare, structure, whole
 from .run import _Files, above_stdio
-from .template import SLOT, SLOTS, Gone, Made, Process
+from .template import SLOT, SLOTS, Gone, Made, Process, birth
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ def make(request: Request, linker: Linker, room: int) -> Process:
 
     Raises LoadError if it can't be loaded, Gone if its dynamic linker did not come back.
     """
+    try:
+        born = birth()
+    except OSError as error:
+        raise Gone("the state of this process can't be told") from error
     prepared = prepare(request, in_place=False)
     if not prepared.system.gadget:
         raise Gone("the vdso has no system call that could unmap a clone's last page")
@@ -44,7 +48,7 @@ def make(request: Request, linker: Linker, room: int) -> Process:
     try:
         os.ftruncate(memory, SIZE)
         shared = mmap.mmap(memory, SIZE)
-        pid, made = _start(prepared, linker, room, (theirs.fileno(), memory))
+        pid, made = _start(prepared, born, linker, room, (theirs.fileno(), memory))
     except BaseException:
         ours.close()
         raise
@@ -54,7 +58,7 @@ def make(request: Request, linker: Linker, room: int) -> Process:
     return Process(pid, ours, shared, made)
 
 
-def _start(prepared: Prepared, linker: Linker, room: int, keep: tuple[int, int]) -> tuple[int, Made]:
+def _start(prepared: Prepared, born: Any, linker: Linker, room: int, keep: tuple[int, int]) -> tuple[int, Made]:
     plan = prepared.request.plan
     setup = Setup(close_fds=True, pass_fds=keep, default_signals=prepared.request.setup.default_signals)
     prepared = prepared.replace(request=prepared.request.replace(setup=setup))
@@ -69,7 +73,7 @@ def _start(prepared: Prepared, linker: Linker, room: int, keep: tuple[int, int])
         del alive, more
     if pid < 0:
         raise load_error(-pid, os.strerror(-pid), plan.path)
-    return pid, _made(prepared, layout, image)
+    return pid, _made(prepared, born, layout, image)
 
 
 def _append(start: Any, prepared: Prepared, layout: Layout, linker: Linker, keep: tuple[int, int]) -> list[object]:
@@ -117,12 +121,13 @@ def _job(prepared: Prepared, layout: Layout, linker: Linker) -> bytes:
     )
 
 
-def _made(prepared: Prepared, layout: Layout, image: list[int]) -> Made:
+def _made(prepared: Prepared, born: Any, layout: Layout, image: list[int]) -> Made:
     plan, known = prepared.request.plan, prepared.system
     places = [value + layout.exe & encode.WORD for value in image]
     end = page_up(layout.exe + max((load.vaddr + load.memsz for load in plan.executable.loads), default=0))
     return Made(
         degraded=prepared.degraded,
+        birth=born,
         platform_size=len(known.platform),
         mm=MM.pack(*places, layout.brk, layout.brk, 0, 0, 0, 0, 0, 0, 0, NO_FILE),
         brk=layout.brk,

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from ..elf import image, linker
 from ..errors import LoadError
-from ..native import template as native
+from ..native.template import Files, stamps
 from ..plan.build import LoadPlan
-from ..values import Value
 
 # What glibc's ld.so reads of the environment: LD_* (elf/rtld.c: process_envvars), GLIBC_TUNABLES and the older names of some
 # tunables (elf/dl-tunables.list).
@@ -30,22 +29,15 @@ def active(strings: Iterable[bytes]) -> bool:
     return any(string.startswith(ACTIVE) for string in strings)
 
 
-class Files(Value):
-    """Files and directories, and what stat said of them: device, inode, size, times, mode; nothing if there was none."""
+def files(paths: Iterable[str]) -> Files:
+    """Files and directories as they are now."""
+    packed = b"".join(os.fsencode(path) + b"\0" for path in dict.fromkeys(paths))
+    return Files(packed, stamps(packed))
 
-    paths: bytes
-    stamps: bytes
 
-    @classmethod
-    def of(cls, paths: Iterable[str]) -> Files:
-        """As they are now."""
-        packed = b"".join(os.fsencode(path) + b"\0" for path in dict.fromkeys(paths))
-        return cls(packed, native.stamps(packed))
-
-    @property
-    def same(self) -> bool:
-        """Whether they still are."""
-        return native.stamps(self.paths) == self.stamps
+def same(known: Files) -> bool:
+    """Whether they are as they were."""
+    return stamps(known.paths) == known.stamps
 
 
 def files_of(plan: LoadPlan, strings: Iterable[bytes], loaded: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
@@ -12,20 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import process
-from ..errors import LoadError, load_error
 from ..native.child import Setup
 from ..native.prepare import Request
 from ..native.run import addresses_fixed
-from ..native.template import DESCRIPTORS, Gone, Start
-from ..plan.build import LoadPlan, build
+from ..native.template import Files, Gone, Stale, Start
+from ..plan.build import build
 from ..plan.stack import encode
 from ..process import PIPE, CalledProcessError, CompletedProcess, Word
 from . import key
-from .state import State, descriptors, state
+from .request import directory, request
 from .warm import Warm, warm
 
 MOST = 4  # templates of one program at a time, for different environments
-STRINGS_MOST = 24 << 10  # bytes of arguments and environment that a start from a template may have
+ATTEMPTS = 3
+SETTLED_S = 0.1  # a template that is stale sooner would be made again and again: the ordinary way, then
 
 
 class Template:
@@ -45,7 +44,7 @@ class Template:
             raise ValueError(f"pool is {pool}: it can't be negative")
         self._path, self._pool = os.fsdecode(encode(path)), pool
         self._lock = allocate_lock()
-        self._warm: dict[tuple[object, ...], Warm | None] = {}
+        self._warm: dict[tuple[bytes, ...], Warm | Files] = {}  # Files: as long as they are the same there can be none
         self._plan = build(self._path)
         self._age, self._born = 0.0, time.monotonic()
         self._closed = False
@@ -116,64 +115,62 @@ class Template:
 
     def _drop(self) -> None:
         for one in self._warm.values():
-            if one is not None:
+            if isinstance(one, Warm):
                 one.end()
         self._warm.clear()
         self._born = time.monotonic()
 
     def _start(self, words: list[bytes], envp: tuple[bytes, ...], setup: Setup) -> int | None:
         """The pid of a clone that becomes the program; None if the ordinary way must be taken."""
-        now = None if setup.changes_identity or setup.process_group >= 0 or setup.cwd is not None else state()
-        if now is None:
+        if setup.changes_identity or setup.process_group >= 0:
             return None
-        with self._lock:
+        with self._lock, directory(setup.cwd) as where:
             if self._closed:
                 raise ValueError("the template is closed")
             if self._owner != os.getpid() or (self._age and time.monotonic() - self._born > self._age):
                 self._drop()
                 self._owner = os.getpid()
-            for _ in range(2):  # one that was killed is made anew, once
-                start = self._request(words, envp, setup, now)
-                one = start and self._for(start, envp, now)
-                if not one or not start:
+            for _ in range(ATTEMPTS):
+                argv = self._plan.argv(words)
+                start = request(argv, envp, setup, where)
+                one = start and self._for(start, envp)
+                if not start or not one:
                     return None
+                if self._plan.argv(words) != argv:
+                    continue  # another #! line
                 try:
                     return one.spawn(start)
-                except Gone:
-                    self._drop()
+                except (Gone, Stale) as reason:
+                    self._remove(one)
+                    if isinstance(reason, Stale) and time.monotonic() - one.born < SETTLED_S:
+                        return None
         return None
 
-    def _request(self, words: list[bytes], envp: tuple[bytes, ...], setup: Setup, now: State) -> Start | None:
-        """The start as the core takes it; None if it is too large."""
-        argv = self._plan.argv(words)
-        strings = b"".join([word + b"\0" for word in (*argv, *envp)])
-        fds = descriptors(setup)
-        if len(strings) + 8 * (len(argv) + len(envp)) > STRINGS_MOST or len(fds) > DESCRIPTORS:
-            return None
-        return Start(strings, len(argv), len(envp), fds, now.blocked)
-
-    def _for(self, start: Start, envp: tuple[bytes, ...], now: State) -> Warm | None:
+    def _for(self, start: Start, envp: tuple[bytes, ...]) -> Warm | None:
         """The template for such a start, made now if there is none; None if there can be none."""
         strings = key.read_by_linker(envp)
-        name = (strings, now.identity)
-        if name in self._warm:
-            one = self._warm[name]
-            if one is None:
-                return None
-            if one.current and one.process.fits(len(start.strings)):
-                return one
-            one.end()
-            del self._warm[name]
+        one = self._warm.get(strings)
+        if isinstance(one, Warm) and one.process.fits(len(start.strings)):
+            return one
+        if isinstance(one, Files) and key.same(one):
+            return None
+        if isinstance(one, Warm):
+            self._remove(one)
         if len(self._warm) >= MOST:
             self._drop()
         self._plan = build(self._path)
         try:
             if self._plan.notes or key.active(strings) or addresses_fixed():
                 raise Gone("each start must have a dynamic linker of its own")
-            self._warm[name] = one = warm(Request(self._plan, (), ()), strings, len(start.strings), self._pool)
+            made = self._warm[strings] = warm(Request(self._plan, (), ()), strings, len(start.strings), self._pool)
+            return made
         except Gone:
-            self._warm[name] = one = None
-        return one
+            self._warm[strings] = key.files(key.files_of(self._plan, strings, ()))
+            return None
+
+    def _remove(self, one: Warm) -> None:
+        one.end()
+        self._warm = {strings: other for strings, other in self._warm.items() if other is not one}
 
 
 class _Popen(process.Popen):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Sequence
 
 from ..elf import linker
 from ..native.prepare import Request
-from ..native.template import Gone, Process, Start, reap
+from ..native.template import Files, Gone, Process, Start, reap
 from ..native.template_make import make
 from ..plan.build import LoadPlan
 from ..proc import maps
 from ..values import Value
 from . import key
-from .key import Files
 
 ROOM = 2048  # bytes that arguments and environment may be longer than those of the start that a template is made for
 PRESENT, OF_FILE = 1 << 63, 1 << 61  # /proc/PID/pagemap
@@ -34,32 +34,27 @@ class Warm:
 
     def __init__(self, process: Process, files: Files, pool: int) -> None:
         self.process, self.files = process, files
-        self.owner = os.getpid()
+        self.owner, self.born = os.getpid(), time.monotonic()
         self._pool = pool
         self._waiting: deque[Clone] = deque()
         self._ordered: deque[tuple[int, socket.socket]] = deque()
         self.fill()
 
-    @property
-    def current(self) -> bool:
-        """Whether it may serve a start now."""
-        return self.files.same
-
     def spawn(self, start: Start) -> int:
-        """The pid of the program. Raises Gone, OSError."""
+        """The pid of the program. Raises Gone; Stale; OSError."""
         while self._waiting or self._ordered:
             if not self._waiting:
                 self._collect()
             clone = self._waiting.popleft()
             with clone.socket:
                 try:
-                    self.process.go(start, clone.slot, clone.socket)
+                    self.process.go(start, self.files, clone.slot, clone.socket)
                 except Gone:  # it was killed, which is no reason not to take the next
-                    reap(clone.pid)
+                    reap(clone.pid, kill=True)
                     continue
             self.fill()
             return clone.pid
-        return self.process.clone(start)
+        return self.process.clone(start, self.files)
 
     def fill(self) -> None:
         """Orders clones until there are as many as wanted. They come while the caller goes on."""
@@ -71,7 +66,7 @@ class Warm:
     def _collect(self) -> None:
         slot, sock = self._ordered.popleft()
         try:
-            self._waiting.append(Clone(self.process.answer(), slot, sock))
+            self._waiting.append(Clone(self.process.answer(slot), slot, sock))
         except BaseException:
             sock.close()
             raise
@@ -110,13 +105,13 @@ def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Wa
     known = linker.linker(plan.interpreter) if plan.interpreter else None
     if known is None:
         raise Gone("its dynamic linker is not known" if plan.interpreter else "it has no dynamic linker")
-    before = Files.of(key.files_of(plan, strings, ()))
+    before = key.files(key.files_of(plan, strings, ()))
     process = make(request.replace(argv=(b"",) * bool(not plan.prefix), envp=tuple(strings)), known, size + ROOM)
     try:
         space = maps.read(process.pid)
-        if not before.same:
+        if not key.same(before):
             raise Gone("changed while it was made")
-        files = Files.of(key.files_of(plan, strings, _loaded(space)))
+        files = key.files(key.files_of(plan, strings, _loaded(space)))
         process.prefault(_written(process.pid, space) if pool else [])
         return Warm(process, files, pool)
     except BaseException:
