@@ -1,4 +1,4 @@
-"""Starts its arguments as a program from a template, as the third clone of it, and ends as it does: for tests/kernel/test_template.py.
+"""Starts its arguments as a program from a template, as the third clone of it, and ends as it does (test_template.py).
 
 usage: templated.py template|pool|ordinary PROGRAM [ARGUMENT...]
 
@@ -19,7 +19,7 @@ def initial_environment() -> dict[bytes, bytes]:
     """What this process was given: Python may add to it (PEP 538)."""
     with open("/proc/self/environ", "rb") as file:
         strings = file.read().split(b"\0")[:-1]
-    return dict(string.split(b"=", 1) for string in strings)  # type: ignore[misc]
+    return dict(string.split(b"=", 1) for string in strings)
 
 
 def main() -> None:

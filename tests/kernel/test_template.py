@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Unpack
 
 import pytest
-from start import Properties
 from support import Argv, Compiler, StartOptions, _run, native
 from test_state import DOCUMENTED, SCENARIOS, assert_same, start
 
@@ -26,7 +25,9 @@ class By:
     def __init__(self, name: str) -> None:
         self.__name__ = name
 
-    def __call__(self, argv: Argv, *, aslr: bool = True, **options: Unpack[StartOptions]) -> subprocess.CompletedProcess[bytes]:
+    def __call__(
+        self, argv: Argv, *, aslr: bool = True, **options: Unpack[StartOptions]
+    ) -> subprocess.CompletedProcess[bytes]:
         return _run([*([] if aslr else ["setarch", "-R", "--"]), sys.executable, HELPER, self.__name__, *argv], options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from struct import Struct
 
 from ..values import Value
@@ -13,11 +14,12 @@ DT_NULL, DT_STRTAB, DT_SYMTAB, DT_RPATH, DT_RUNPATH = 0, 5, 6, 15, 29
 PT_DYNAMIC = 2
 
 # sysdeps/x86_64/dl-machine.h: RTLD_START, as in glibc 2.36: every byte from the entry on, but for what differs from build to
-# build (..). `call _dl_start` may be made ahead: what comes after it takes argc and argv from the stack, the entry from %rax.
-START = (
-    "48 89 e7 e8 .. .. .. .. 49 89 c4 48 8b 14 24 48 89 d6 49 89 e5 48 83 e4 f0 48 8b 3d .. .. .. .. "
-    "49 8d 4c d5 10 49 8d 55 08 31 ed e8 .. .. .. .. 48 8d 15 .. .. .. .. 4c 89 ec 41 ff e4"
-).split()
+# build. `call _dl_start` may be made ahead: what comes after it takes argc and argv from the stack, the entry from %rax.
+START = re.compile(
+    rb"\x48\x89\xe7\xe8....\x49\x89\xc4\x48\x8b\x14\x24\x48\x89\xd6\x49\x89\xe5\x48\x83\xe4\xf0\x48\x8b\x3d...."
+    rb"\x49\x8d\x4c\xd5\x10\x49\x8d\x55\x08\x31\xed\xe8....\x48\x8d\x15....\x4c\x89\xec\x41\xff\xe4",
+    re.DOTALL,
+)
 CALL_END, RESUME = 8, 11  # behind `call _dl_start`; behind `mov %rax,%r12`, which follows it
 VARIABLES = ("_dl_argv", "__libc_stack_end", "_rtld_global_ro")
 
@@ -36,8 +38,8 @@ def linker(image: ElfImage) -> Linker | None:
     """The facts, from the file; None if its start is not the code that is known here. Raises OSError if it can't be read."""
     fd = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        start = _bytes(fd, image, image.entry, len(START))
-        if len(start) < len(START) or any(want != ".." and int(want, 16) != has for want, has in zip(START, start, strict=True)):
+        start = _bytes(fd, image, image.entry, 64)
+        if not START.match(start):
             return None
         found = _symbols(fd, image)
     finally:

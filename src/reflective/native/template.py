@@ -91,7 +91,7 @@ class Process:
 
     def fits(self, size: int) -> bool:
         """Whether there is room for strings of so many bytes."""
-        return self._path - size >= self._low
+        return bool(self._path - size >= self._low)
 
     def clone(self, start: Start, files: Files) -> int:
         """The pid of a clone that becomes the program. Raises Gone; Stale; OSError."""
@@ -177,7 +177,7 @@ class Process:
 
 
 def reap(pid: int, *, kill: bool = False) -> None:
-    """Waits for a child that ends, or is to be killed. If somebody else has reaped it, its number may be another's: not killed."""
+    """Waits for a child that ends, or is to be killed. Somebody else may have reaped it: its number may be another's."""
     try:
         if kill and os.waitpid(pid, os.WNOHANG)[0] == 0:
             os.kill(pid, SIGKILL)
@@ -189,7 +189,7 @@ def reap(pid: int, *, kill: bool = False) -> None:
 
 
 def birth() -> Any:
-    """What a template will have of this process, if it is made now: struct refl_birth. Raises OSError if that can't be told."""
+    """What a template will have of this process, if it is made now: struct refl_birth. Raises OSError if it can't be told."""
     raw = ffi.new("uint8_t[]", lib.refl_birth_size())
     error = lib.refl_birth(ffi.cast("struct refl_birth *", raw))
     if error:
@@ -198,7 +198,7 @@ def birth() -> Any:
 
 
 def inheritable() -> list[int]:
-    """This process's descriptors that are not close-on-exec, ascending. Raises OSError: EMFILE, there are more than DESCRIPTORS."""
+    """This process's descriptors that are not close-on-exec, ascending. Raises OSError: EMFILE, more than DESCRIPTORS."""
     fds = ffi.new("int32_t[]", DESCRIPTORS)
     count = lib.refl_inheritable(fds, DESCRIPTORS)
     if count < 0:

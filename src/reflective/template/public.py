@@ -31,12 +31,11 @@ class Template:
     """A program that is started many times: its dynamic linker does its work once, in a process that is cloned for each start.
 
     What a program can observe of its own start is as after execve, but for addresses, which all clones of one template share
-    (`refresh`), and the rows in docs/templates.md. A start that the template can't serve takes the ordinary way, reflective.spawn:
-    static and set-user-ID programs, an unknown dynamic linker, a changed file, another user. `pool` clones are made ahead; they
-    are children of this process, which waitpid(-1) sees.
+    (`refresh`), and the rows in docs/templates.md. A start that the template can't serve takes the ordinary way,
+    reflective.spawn: static and set-user-ID programs, an unknown dynamic linker. A template of a file that has changed, or of
+    a caller who has, is made anew. `pool` clones are made ahead; they and the template are children of this process.
 
-    Safe to use from several threads. In a child made by fork it starts anew. Raises LoadError if the program can't be started at
-    all.
+    For any number of threads. In a child made by fork it starts anew. Raises LoadError if the program can't be started at all.
     """
 
     def __init__(self, path: Word, *, pool: int = 0) -> None:
@@ -63,7 +62,7 @@ class Template:
         pid = self._start(words, envp, Setup())
         return process.spawn(self._path, words, env) if pid is None else pid
 
-    def Popen(self, args: Any, **keywords: Any) -> subprocess.Popen[Any]:  # noqa: N802 - it stands for the class
+    def Popen(self, args: Any, **keywords: Any) -> subprocess.Popen[Any]:
         """subprocess.Popen of this program: every keyword works; `args` are the arguments, argv[0] first."""
         return _Popen(self, args, **keywords)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -12,7 +13,6 @@ from ..elf import linker
 from ..native.prepare import Request
 from ..native.template import Files, Gone, Process, Start, reap
 from ..native.template_make import make
-from ..plan.build import LoadPlan
 from ..proc import maps
 from ..values import Value
 from . import key
@@ -52,7 +52,8 @@ class Warm:
                 except Gone:  # it was killed, which is no reason not to take the next
                     reap(clone.pid, kill=True)
                     continue
-            self.fill()
+            with contextlib.suppress(Gone, OSError):  # this start has been made, the next will find out
+                self.fill()
             return clone.pid
         return self.process.clone(start, self.files)
 
@@ -60,8 +61,10 @@ class Warm:
         """Orders clones until there are as many as wanted. They come while the caller goes on."""
         while len(self._waiting) + len(self._ordered) < self._pool:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
+            with theirs, contextlib.ExitStack() as failed:
+                failed.callback(ours.close)
                 self._ordered.append((self.process.order(theirs), ours))
+                failed.pop_all()
 
     def _collect(self) -> None:
         slot, sock = self._ordered.popleft()
