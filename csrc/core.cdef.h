@@ -122,9 +122,15 @@ int32_t refl_trace_finish(void *trace, int32_t *error);
 /* A template (csrc/template): its code, of the size returned; out may be NULL. */
 uint64_t refl_template_code(uint8_t *out);
 
-/* What a template has of its maker (csrc/zygote/state.h), opaque here. 0 or -errno: it can't be told. */
+/* What a template has of its maker, and what that is read from (csrc/zygote/state.h): opaque here. 0 or -errno: it can't be told. */
 struct refl_birth;
+struct refl_kept;
 uint64_t refl_birth_size(void);
+uint64_t refl_kept_size(void);
+
+/* Opens what the calling thread's state is read from, and closes it again. 0 or -errno. */
+int refl_keep(struct refl_kept *kept);
+void refl_drop(struct refl_kept *kept);
 int refl_birth(struct refl_birth *birth);
 void refl_template_born(uint8_t *shared, const struct refl_birth *born);
 
@@ -142,7 +148,8 @@ struct refl_clone {
     const uint8_t *mm; /* struct prctl_mm_map of the template; heap, stack and strings are filled in */
     uint64_t brk_low; /* the heap starts on one of brk_pages pages from here on; 0: where the template has it */
     uint64_t brk_pages;
-    const int32_t *fds; /* fd_count descriptors of this process, and the numbers they shall have, ascending */
+    uint32_t inherit; /* 1: all descriptors that are not close-on-exec, else these: */
+    const int32_t *fds; /* fd_count descriptors of this process, and the numbers they shall have, ascending; 47 at most */
     const int32_t *targets;
     uint64_t fd_count;
     int32_t directory; /* to start in; -1: where this process is */
@@ -150,6 +157,7 @@ struct refl_clone {
     uint64_t to_ignore;
     int32_t umask; /* -1: this process's */
     uint32_t new_session;
+    const struct refl_kept *kept; /* where the state is read from, if the thread is that of refl_keep; or NULL */
     const struct refl_birth *born; /* what must be the same now */
     const char *paths; /* files that must be the same, as in refl_stamps, and what they were */
     uint64_t paths_size;

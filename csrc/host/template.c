@@ -70,7 +70,7 @@ static int write_request(const struct refl_clone *clone, struct template_request
     const struct template_facts *facts = (const struct template_facts *)clone->shared;
     uint64_t words = clone->argc + clone->envc + 3, size = clone->strings_size, env;
     if (clone->argc > TEMPLATE_ROOM / 8 || clone->envc > TEMPLATE_ROOM / 8 || size > TEMPLATE_ROOM ||
-        words * 8 + facts->auxv_size + size > TEMPLATE_ROOM || clone->fd_count >= TEMPLATE_FDS)
+        words * 8 + facts->auxv_size + size > TEMPLATE_ROOM)
         return -E2BIG;
     r->vectors_size = words * 8 + facts->auxv_size;
     r->sp = (facts->random - r->vectors_size) & ~15ul;
@@ -98,14 +98,9 @@ static int write_request(const struct refl_clone *clone, struct template_request
     r->mm.arg_end = r->mm.env_start = env;
     r->mm.env_end = facts->execfn;
     r->new_session = clone->new_session;
-    r->fd_count = (uint32_t)clone->fd_count;
-    for (uint64_t i = 0; i < clone->fd_count; i++)
-        r->targets[i] = clone->targets[i];
-    r->targets[r->fd_count++] = TEMPLATE_DIRECTORY;
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
     r->pid = clone->waiting ? r->pid : 0;
-    __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
     return 0;
 }
 
@@ -188,6 +183,11 @@ void refl_template_pages(uint8_t *shared, const uint64_t *pages, uint64_t count)
     memcpy(facts->pages, pages, facts->page_count * sizeof *pages);
 }
 
+uint64_t refl_kept_size(void)
+{
+    return sizeof(struct refl_kept);
+}
+
 uint64_t refl_birth_size(void)
 {
     return sizeof(struct refl_birth);
@@ -217,10 +217,10 @@ static int decide(const struct refl_clone *clone, struct template_request *r)
 {
     const struct refl_birth *born = clone->born;
     struct refl_birth now;
-    int error = refl_birth(&now);
-    if (error)
-        return error;
-    if (!refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
+    int error = clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid)
+                    ? refl_read_kept(clone->kept, &now.identity, &now.carried)
+                    : refl_birth(&now);
+    if (error || !refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
         !same_stamps(clone->paths, clone->paths_size, clone->stamps))
         return -ESTALE;
     r->now = now.carried;
@@ -237,16 +237,95 @@ static void say(struct template_request *r, uint32_t word)
         syscall(SYS_futex, &r->word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+enum { CHUNK = 256, POLLED_MOST = 4096, FD_CLOSE_ON_EXEC = 1 };
+
+/* Descriptors found open: those that are not close-on-exec are kept. */
+struct found {
+    int32_t *fds;
+    uint32_t count, most;
+    int64_t left; /* open ones not found yet */
+};
+
+static int look_at(struct found *found, int32_t fd)
+{
+    int flags = fcntl(fd, F_GETFD);
+    if (flags < 0)
+        return 0;
+    found->left--;
+    if (flags & FD_CLOSE_ON_EXEC)
+        return 0;
+    if (found->count == found->most)
+        return -EMFILE;
+    found->fds[found->count++] = fd;
+    return 0;
+}
+
+/* poll tells of many numbers at a time whether they are open, but not of O_PATH ones: then some are left. */
+static int look_by_poll(struct found *found)
+{
+    uint64_t limit = refl_limit(RLIMIT_NOFILE);
+    uint32_t chunk = limit < CHUNK ? (uint32_t)limit : CHUNK; /* poll's most */
+    for (int32_t base = 0; found->left > 0 && chunk && base < POLLED_MOST; base += (int32_t)chunk) {
+        struct pollfd polled[CHUNK];
+        for (uint32_t i = 0; i < chunk; i++)
+            polled[i] = (struct pollfd){.fd = base + (int32_t)i};
+        if (poll(polled, chunk, 0) < 0)
+            return 0;
+        for (uint32_t i = 0; i < chunk; i++)
+            if (!(polled[i].revents & POLLNVAL) && look_at(found, polled[i].fd))
+                return -EMFILE;
+    }
+    return 0;
+}
+
+/* The directory's size is how many are open (Linux 6.2). */
+int refl_inheritable(int32_t *fds, uint32_t most)
+{
+    struct stat status;
+    if (stat("/proc/self/fd", &status) || status.st_size == 0)
+        return -ENOSYS;
+    struct found found = {fds, 0, most, status.st_size};
+    int error = look_by_poll(&found);
+    if (!error && found.left > 0) {
+        found = (struct found){fds, 0, most, status.st_size};
+        for (int32_t fd = 0; found.left > 0 && fd < 1 << 20 && !error; fd++)
+            error = look_at(&found, fd);
+    }
+    return error ? error : (int)found.count;
+}
+
+/* Descriptors of this process and the numbers that they shall have; how many, or -errno. */
+static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *targets)
+{
+    int count = (int)clone->fd_count;
+    if (clone->inherit)
+        count = refl_inheritable(fds, TEMPLATE_FDS - 1);
+    else if (clone->fd_count > TEMPLATE_FDS - 1)
+        return -E2BIG;
+    else
+        memcpy(fds, clone->fds, clone->fd_count * sizeof *fds);
+    if (count > 0)
+        memcpy(targets, clone->inherit ? fds : clone->targets, (size_t)count * sizeof *targets);
+    return count == -EMFILE ? -E2BIG : count;
+}
+
 /* With the descriptors, and the directory as the last of them. */
-static int send_order(const struct refl_clone *clone)
+static int send_order(const struct refl_clone *clone, struct template_request *r)
 {
     int32_t fds[TEMPLATE_FDS];
-    memcpy(fds, clone->fds, clone->fd_count * sizeof *fds);
+    int count = descriptors(clone, fds, r->targets);
+    if (count < 0)
+        return count;
     int here = clone->directory < 0 ? open(".", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
     if (here < 0 && clone->directory < 0)
         return -errno;
-    fds[clone->fd_count] = here < 0 ? clone->directory : here;
-    int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, clone->fd_count + 1);
+    fds[count] = here < 0 ? clone->directory : here;
+    r->targets[count++] = TEMPLATE_DIRECTORY;
+    r->fd_count = (uint32_t)count;
+    __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
+    int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, (uint64_t)count);
+    if (error)
+        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
     if (here >= 0)
         close(here);
     return error;
@@ -257,7 +336,7 @@ int64_t refl_template_clone(const struct refl_clone *clone)
 {
     struct template_request *r = slot_at(clone->shared, clone->slot);
     int error = write_request(clone, r);
-    error = error ? error : send_order(clone);
+    error = error ? error : send_order(clone, r);
     if (error)
         return error;
     error = decide(clone, r);
@@ -280,35 +359,4 @@ int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock, int32_t ot
 int refl_template_pid(uint8_t *shared, uint64_t slot)
 {
     return slot_at(shared, slot)->pid;
-}
-
-enum { CHUNK = 256, FD_CLOSE_ON_EXEC = 1 };
-
-/* The directory's size is how many are open (Linux 6.2); poll tells which, many at a time. */
-int refl_inheritable(int32_t *fds, uint32_t most)
-{
-    struct stat status;
-    uint32_t count = 0, limit = (uint32_t)refl_limit(RLIMIT_NOFILE), chunk = limit < CHUNK ? limit : CHUNK; /* poll's most */
-    if (stat("/proc/self/fd", &status) || status.st_size == 0)
-        return -ENOSYS;
-    int64_t left = status.st_size;
-    for (uint32_t base = 0; left > 0; base += chunk) {
-        struct pollfd polled[CHUNK];
-        for (uint32_t i = 0; i < chunk; i++)
-            polled[i] = (struct pollfd){.fd = (int)(base + i)};
-        if (base > 1u << 20 || poll(polled, chunk, 0) < 0)
-            return -ENOSYS;
-        for (uint32_t i = 0; i < chunk; i++) {
-            if (polled[i].revents & POLLNVAL)
-                continue;
-            left--;
-            int flags = fcntl(polled[i].fd, F_GETFD);
-            if (flags < 0 || flags & FD_CLOSE_ON_EXEC)
-                continue;
-            if (count == most)
-                return -EMFILE;
-            fds[count++] = polled[i].fd;
-        }
-    }
-    return (int)count;
 }

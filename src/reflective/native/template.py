@@ -40,19 +40,22 @@ class Files(Value):
     stamps: bytes
 
 
-class Start(Value):
-    """One start: what differs between two. `descriptors` are (ours, the program's), ascending by the second; `to_default` and
-    `to_ignore` have bit signal - 1 for each signal; `umask` and `directory` (a descriptor) -1 are this process's."""
+class Start:
+    """One start: what differs between two; no Value, which takes longer to make than all else here.
 
-    strings: bytes
-    argc: int
-    envc: int
-    descriptors: tuple[tuple[int, int], ...]
-    to_default: int = 0
-    to_ignore: int = 0
-    umask: int = -1
-    new_session: bool = False
-    directory: int = -1
+    `strings` are argc arguments and envc environment strings, each with its NUL. `descriptors` are (ours, the program's),
+    ascending by the second; None: all that are not close-on-exec. `to_default` and `to_ignore` have bit signal - 1 for each
+    signal. `umask` and `directory` (a descriptor) -1 are this process's.
+    """
+
+    __slots__ = ("argc", "descriptors", "directory", "envc", "new_session", "strings", "to_default", "to_ignore", "umask")
+
+    def __init__(self, strings: bytes, argc: int, envc: int) -> None:
+        self.strings, self.argc, self.envc = strings, argc, envc
+        self.descriptors: tuple[tuple[int, int], ...] | None = None
+        self.to_default = self.to_ignore = 0
+        self.umask = self.directory = -1
+        self.new_session = False
 
 
 class Made(Value):
@@ -75,6 +78,7 @@ class Process:
         self.pid, self.made = pid, made
         self._socket, self._shared = sock, shared
         self._memory = ffi.from_buffer("uint8_t[]", shared)
+        self._constant: _Constant = None  # type: ignore[assignment]
         self._held: set[int] = set()
         self._next = 0
         lib.refl_template_born(self._memory, ffi.cast("struct refl_birth *", made.birth))
@@ -87,17 +91,19 @@ class Process:
             self.end()
             raise
         self._low = random + 16 + made.platform_size
-        self._brk_pages = made.brk_pages if heap == made.brk else 0
+        self._constant = _Constant(self._memory, made, self._low, made.brk_pages if heap == made.brk else 0)
 
     def fits(self, size: int) -> bool:
         """Whether there is room for strings of so many bytes."""
         return bool(self._path - size >= self._low)
 
-    def clone(self, start: Start, files: Files) -> int:
+    def depend_on(self, files: Files) -> None:
+        """What must be the same at each start."""
+        self._constant.depend_on(files)
+
+    def clone(self, start: Start) -> int:
         """The pid of a clone that becomes the program. Raises Gone; Stale; OSError."""
-        request, _alive = self._request(start, files, self._slot())
-        request.sock = self._socket.fileno()
-        return self._answer(lib.refl_template_clone(request))
+        return self._answer(self._constant.start(start, self._slot(), self._socket.fileno(), 0))
 
     def order(self, sock: socket.socket) -> int:
         """Asks for a clone that waits at the other end of a socket; its pid will be the next answer. Returns its slot."""
@@ -113,12 +119,10 @@ class Process:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)
 
-    def go(self, start: Start, files: Files, slot: int, sock: socket.socket) -> int:
+    def go(self, start: Start, slot: int, sock: socket.socket) -> int:
         """Lets a waiting clone become the program; its pid. Raises Gone; Stale, and then it has ended; OSError."""
-        request, _alive = self._request(start, files, slot)
-        request.sock, request.waiting = sock.fileno(), 1
         self._held.discard(slot)
-        return self._answer(lib.refl_template_clone(request))
+        return self._answer(self._constant.start(start, slot, sock.fileno(), 1))
 
     def prefault(self, pages: list[int]) -> None:
         """Names the pages that waiting clones make their own ahead."""
@@ -132,6 +136,8 @@ class Process:
     def forget(self) -> None:
         """Releases what this process has of it: all there is to do in a child made by fork."""
         self._socket.close()
+        if self._constant:
+            self._constant.end()
         ffi.release(self._memory)
         self._shared.close()
 
@@ -156,24 +162,51 @@ class Process:
             raise OSError(-result, os.strerror(-result))
         return result
 
-    def _request(self, start: Start, files: Files, slot: int) -> tuple[Any, list[object]]:
-        made, count = self.made, len(start.descriptors)
-        strings, mm = ffi.from_buffer("char[]", start.strings), ffi.from_buffer("uint8_t[]", made.mm)
+
+class _Constant:
+    """struct refl_clone, with all that is the same for every start."""
+
+    def __init__(self, memory: Any, made: Made, low: int, brk_pages: int) -> None:
+        kept = ffi.new("uint8_t[]", lib.refl_kept_size())
+        mm = ffi.from_buffer("uint8_t[]", made.mm)
+        self._fds, self._targets = ffi.new("int32_t[]", DESCRIPTORS), ffi.new("int32_t[]", DESCRIPTORS)
+        self._alive: list[object] = [kept, mm]
+        self._kept = ffi.cast("struct refl_kept *", kept)
+        if lib.refl_keep(self._kept):
+            self._kept = ffi.NULL
+        self._struct = request = ffi.new("struct refl_clone *")
+        request.shared, request.strings_low, request.mm = memory, low, mm
+        request.brk_low, request.brk_pages = made.brk_low, brk_pages
+        request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), self._kept
+        request.fds, request.targets = self._fds, self._targets
+
+    def depend_on(self, files: Files) -> None:
+        """Sets what must be the same at each start."""
         paths, known = ffi.from_buffer("char[]", files.paths), ffi.from_buffer("uint64_t[]", files.stamps)
-        fds = ffi.new("int32_t[]", [source for source, _ in start.descriptors])
-        targets = ffi.new("int32_t[]", [target for _, target in start.descriptors])
-        request = ffi.new("struct refl_clone *")
-        request.shared, request.slot = self._memory, slot
-        request.strings, request.strings_size, request.strings_low = strings, len(start.strings), self._low
-        request.argc, request.envc = start.argc, start.envc
-        request.mm, request.brk_low, request.brk_pages = mm, made.brk_low, self._brk_pages
-        request.fds, request.targets, request.fd_count = fds, targets, count
+        self._alive += [paths, known]
+        self._struct.paths, self._struct.paths_size, self._struct.stamps = paths, len(files.paths), known
+
+    def start(self, start: Start, slot: int, sock: int, waiting: int) -> int:
+        """refl_template_clone."""
+        request, pairs = self._struct, start.descriptors
+        request.slot, request.sock, request.waiting = slot, sock, waiting
+        request.strings = strings = ffi.from_buffer("char[]", start.strings)
+        request.strings_size, request.argc, request.envc = len(start.strings), start.argc, start.envc
         request.to_default, request.to_ignore = start.to_default, start.to_ignore
-        request.umask, request.new_session = start.umask, start.new_session
-        request.born = ffi.cast("struct refl_birth *", made.birth)
-        request.paths, request.paths_size, request.stamps = paths, len(files.paths), known
-        request.directory = start.directory
-        return request, [strings, mm, paths, known, fds, targets]
+        request.umask, request.new_session, request.directory = start.umask, start.new_session, start.directory
+        request.inherit = pairs is None
+        if pairs is not None:
+            request.fd_count = len(pairs)
+            for index, (ours, its) in enumerate(pairs):
+                self._fds[index], self._targets[index] = ours, its
+        result = int(lib.refl_template_clone(request))
+        del strings
+        return result
+
+    def end(self) -> None:
+        """Closes what is kept open."""
+        if self._kept:
+            lib.refl_drop(self._kept)
 
 
 def reap(pid: int, *, kill: bool = False) -> None:

@@ -19,9 +19,11 @@ CONFIGURATION = ("/etc/ld.so.cache", "/etc/ld.so.preload")
 HWCAPS = "glibc-hwcaps"  # a subdirectory that is searched first
 
 
-def read_by_linker(envp: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The environment strings that ld.so reads, in their order."""
-    return tuple(string for string in envp if string.startswith(READ))
+def read_by_linker(block: bytes) -> tuple[bytes, ...]:
+    """The strings that ld.so reads, in their order, of an environment: strings, each with its NUL."""
+    if not any(block.startswith(name) or b"\0" + name in block for name in READ):
+        return ()
+    return tuple(string for string in block.split(b"\0") if string.startswith(READ))
 
 
 def active(strings: Iterable[bytes]) -> bool:

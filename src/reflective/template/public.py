@@ -14,6 +14,7 @@ from .. import process
 from ..native.child import Setup
 from ..native.prepare import Request
 from ..native.run import addresses_fixed
+from ..native.system import environment_block
 from ..native.template import Files, Gone, Stale, Start
 from ..plan.build import build
 from ..plan.stack import encode
@@ -47,7 +48,6 @@ class Template:
         self._plan = build(self._path)
         self._age, self._born = 0.0, time.monotonic()
         self._closed = False
-        self._owner = os.getpid()
         _open.add(self)
 
     def __enter__(self) -> Template:
@@ -58,8 +58,8 @@ class Template:
 
     def spawn(self, argv: Sequence[Word], env: Mapping[Any, Any] | None = None) -> int:
         """Starts the program as os.posix_spawn does, and returns its pid, for os.waitpid. Raises LoadError."""
-        words, envp = [encode(word) for word in argv], process._environment(env)
-        pid = self._start(words, envp, Setup())
+        words = [encode(word) for word in argv]
+        pid = self._start(words, env, None)
         return process.spawn(self._path, words, env) if pid is None else pid
 
     def Popen(self, args: Any, **keywords: Any) -> subprocess.Popen[Any]:
@@ -100,6 +100,10 @@ class Template:
             raise CalledProcessError(status, started.args, output=stdout, stderr=stderr)
         return CompletedProcess(started.args, status, stdout, stderr)
 
+    def __del__(self) -> None:
+        if "_warm" in self.__dict__:
+            self.close()
+
     def refresh(self, *, every: float = 0.0) -> None:
         """Ends the template: the next start makes another, with other addresses. With `every`, again after so many seconds."""
         with self._lock:
@@ -119,35 +123,45 @@ class Template:
         self._warm.clear()
         self._born = time.monotonic()
 
-    def _start(self, words: list[bytes], envp: tuple[bytes, ...], setup: Setup) -> int | None:
+    def _start(self, words: list[bytes], env: Mapping[Any, Any] | None, setup: Setup | None) -> int | None:
         """The pid of a clone that becomes the program; None if the ordinary way must be taken."""
-        if setup.changes_identity or setup.process_group >= 0:
+        if setup is not None and (setup.changes_identity or setup.process_group >= 0):
             return None
-        with self._lock, directory(setup.cwd) as where:
+        block = environment_block() if env is None else b"".join([one + b"\0" for one in process._environment(env)])
+        if setup is None or setup.cwd is None:
+            return self._attempt(words, block, setup, -1)
+        with directory(setup.cwd) as where:
+            return self._attempt(words, block, setup, where)
+
+    def _attempt(self, words: list[bytes], environment: bytes, setup: Setup | None, where: int) -> int | None:
+        with self._lock:
             if self._closed:
                 raise ValueError("the template is closed")
-            if self._owner != os.getpid() or (self._age and time.monotonic() - self._born > self._age):
+            if self._age and time.monotonic() - self._born > self._age:
                 self._drop()
-                self._owner = os.getpid()
             for _ in range(ATTEMPTS):
-                argv = self._plan.argv(words)
-                start = request(argv, envp, setup, where)
-                one = start and self._for(start, envp)
+                prefix = self._plan.prefix
+                start = request(self._plan.argv(words), environment, setup, where)
+                one = start and self._for(start, environment)
                 if not start or not one:
                     return None
-                if self._plan.argv(words) != argv:
+                if self._plan.prefix != prefix:
                     continue  # another #! line
                 try:
                     return one.spawn(start)
-                except (Gone, Stale) as reason:
+                except OSError:  # too many descriptors, say: the ordinary way can, or tells why not
+                    return None
+                except Gone:
                     self._remove(one)
-                    if isinstance(reason, Stale) and time.monotonic() - one.born < SETTLED_S:
+                except Stale:
+                    self._remove(one)
+                    if time.monotonic() - one.born < SETTLED_S:
                         return None
         return None
 
-    def _for(self, start: Start, envp: tuple[bytes, ...]) -> Warm | None:
+    def _for(self, start: Start, environment: bytes) -> Warm | None:
         """The template for such a start, made now if there is none; None if there can be none."""
-        strings = key.read_by_linker(envp)
+        strings = key.read_by_linker(environment)
         one = self._warm.get(strings)
         if isinstance(one, Warm) and one.process.fits(len(start.strings)):
             return one
@@ -182,7 +196,7 @@ class _Popen(process.Popen):
 
     def _load(self, program: Any, words: list[Any], env: Any, setup: Setup, preexec_fn: Any) -> None:
         if preexec_fn is None and os.fsdecode(program) == self._template._path:
-            pid = self._template._start([encode(word) for word in words], process._environment(env), setup)
+            pid = self._template._start([encode(word) for word in words], env, setup)
             if pid is not None:
                 self.pid = pid
                 self._child_created = True
@@ -191,3 +205,16 @@ class _Popen(process.Popen):
 
 
 _open: weakref.WeakSet[Template] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child made by os.fork: it has no templates yet, and no thread that could hold a lock."""
+    for template in list(_open):
+        template._lock = allocate_lock()
+        for one in template._warm.values():
+            if isinstance(one, Warm):
+                one.forget()
+        template._warm = {}
+
+
+os.register_at_fork(after_in_child=_after_fork)

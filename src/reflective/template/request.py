@@ -26,23 +26,23 @@ def directory(path: str | None) -> Iterator[int]:
         os.close(fd)
 
 
-def request(argv: Sequence[bytes], envp: Sequence[bytes], setup: Setup, where: int) -> Start | None:
-    """The start; None if it is too large for a template."""
-    strings = b"\0".join((*argv, *envp, b""))
-    fds = descriptors(setup)
-    if fds is None or len(strings) + 8 * (len(argv) + len(envp)) > STRINGS_MOST:
+def request(argv: Sequence[bytes], environment: bytes, setup: Setup | None, where: int) -> Start | None:
+    """The start; None if it is too large for a template, or has too many descriptors. Without a `setup` as posix_spawn."""
+    strings = b"\0".join([*argv, environment])
+    envc = environment.count(b"\0")
+    if len(strings) + 8 * (len(argv) + envc) > STRINGS_MOST:
         return None
-    return Start(
-        strings=strings,
-        argc=len(argv),
-        envc=len(envp),
-        descriptors=fds,
-        to_default=_mask(setup.default_signals),
-        to_ignore=_mask(setup.ignored_signals),
-        umask=setup.umask,
-        new_session=setup.new_session,
-        directory=where,
-    )
+    start = Start(strings, len(argv), envc)
+    start.directory = where
+    if setup is None:
+        return start
+    if setup.close_fds or setup.pass_fds or setup.streams != (None, None, None):
+        start.descriptors = descriptors(setup)
+        if start.descriptors is None:
+            return None
+    start.to_default, start.to_ignore = _mask(setup.default_signals), _mask(setup.ignored_signals)
+    start.umask, start.new_session = setup.umask, setup.new_session
+    return start
 
 
 def _mask(signals: Sequence[int]) -> int:

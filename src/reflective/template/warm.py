@@ -34,10 +34,11 @@ class Warm:
 
     def __init__(self, process: Process, files: Files, pool: int) -> None:
         self.process, self.files = process, files
-        self.owner, self.born = os.getpid(), time.monotonic()
+        self.born = time.monotonic()
         self._pool = pool
         self._waiting: deque[Clone] = deque()
         self._ordered: deque[tuple[int, socket.socket]] = deque()
+        process.depend_on(files)
         self.fill()
 
     def spawn(self, start: Start) -> int:
@@ -48,14 +49,17 @@ class Warm:
             clone = self._waiting.popleft()
             with clone.socket:
                 try:
-                    self.process.go(start, self.files, clone.slot, clone.socket)
+                    self.process.go(start, clone.slot, clone.socket)
                 except Gone:  # it was killed, which is no reason not to take the next
                     reap(clone.pid, kill=True)
                     continue
+                except OSError:
+                    reap(clone.pid, kill=True)
+                    raise
             with contextlib.suppress(Gone, OSError):  # this start has been made, the next will find out
                 self.fill()
             return clone.pid
-        return self.process.clone(start, self.files)
+        return self.process.clone(start)
 
     def fill(self) -> None:
         """Orders clones until there are as many as wanted. They come while the caller goes on."""
@@ -76,8 +80,6 @@ class Warm:
 
     def end(self) -> None:
         """Ends the template and the clones that wait, and reaps them."""
-        if self.owner != os.getpid():
-            return self.forget()
         while self._ordered:
             try:
                 self._collect()
@@ -88,7 +90,6 @@ class Warm:
             clone = self._waiting.popleft()
             clone.socket.close()
             reap(clone.pid, kill=True)
-        return None
 
     def forget(self) -> None:
         """In a child made by fork: they are not its own."""
