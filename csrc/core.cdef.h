@@ -177,8 +177,8 @@ int64_t refl_template_answer(int32_t sock);
  * -ESTALE, the template is not what this process would start now (a clone that was waiting then ends). */
 int64_t refl_template_clone(const struct refl_clone *clone);
 
-/* Asks for a clone that waits, with `other` as its socket. Its pid will be the next answer. 0 or -errno. */
-int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock, int32_t other);
+/* Asks for a clone that waits. Its pid will be the next answer. Our end of its socket, or -errno. */
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock);
 
 /* The pid of the clone that was last made for a slot, whether or not the template lived to tell; 0: none. */
 int refl_template_pid(uint8_t *shared, uint64_t slot);

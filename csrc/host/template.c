@@ -350,10 +350,18 @@ int64_t refl_template_clone(const struct refl_clone *clone)
     return error ? error : pid;
 }
 
-int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock, int32_t other)
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
 {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+        return -errno;
     slot_at(shared, slot)->pid = 0;
-    return send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &other, 1);
+    int error = send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &ends[1], 1);
+    close(ends[1]);
+    if (!error)
+        return ends[0];
+    close(ends[0]);
+    return error;
 }
 
 int refl_template_pid(uint8_t *shared, uint64_t slot)

@@ -108,11 +108,10 @@ static void wait_for_word(const struct template_job *job, struct template_reques
 
 static void fill_stack(const struct template_job *job, const struct template_request *request)
 {
-    const struct template_facts *facts = (const struct template_facts *)job->shared;
     const uint8_t *bytes = (const uint8_t *)(request + 1);
     copy(request->sp, bytes, request->vectors_size);
     copy(request->strings, bytes + request->vectors_size, request->strings_size);
-    copy(facts->random, request->random, sizeof request->random);
+    copy(job->random, request->random, sizeof request->random);
     if (request->stack_low < job->stack_low)
         (void)*(volatile const uint8_t *)request->stack_low; /* it grows to there */
 }
@@ -157,13 +156,12 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
 
 __attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
-    const struct template_facts *facts = (const struct template_facts *)job->shared;
     place_descriptors(request);
     fill_stack(job, request);
     wait_for_word(job, request);
     if (request->new_session)
         call3(__NR_setsid, 0, 0, 0);
-    refl_adopt(&facts->born, &request->now);
+    refl_adopt(&job->born, &request->now);
     set_secrets(request);
     set_linker(job, request);
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);

@@ -85,6 +85,8 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     job->dl_auxv = find_word(job->global, job->global_size, (uint64_t)at);
     job->stack_low = (sp[1] & ~4095ul) - STACK_EXPAND;
     job->stack_end_below = (uint64_t)sp - *(const uint64_t *)job->stack_end;
+    job->random = facts->random;
+    job->born = facts->born;
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
     failed |= call3(__NR_close_range, 0, 2, 0);

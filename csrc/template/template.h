@@ -47,6 +47,8 @@ struct template_job {
     uint64_t stack_end_below; /* how far __libc_stack_end lies below the stack pointer */
     uint64_t tid_address;
     uint64_t robust_list, robust_size;
+    uint64_t random; /* these two from the facts, whose page a clone need not touch then */
+    struct refl_carried born;
 };
 
 /* The first slot: what the host needs to know of the template. */

@@ -339,11 +339,10 @@ def test_killed_waiting_clones() -> None:
     with Template(SHELL, pool=3) as template:
         say(template, "true")
         one = warm(template)[0]
-        while one._ordered:
-            one._collect()
-        for clone in one._waiting:
-            os.kill(clone.pid, signal.SIGKILL)
-            os.waitid(os.P_PID, clone.pid, os.WEXITED | os.WNOWAIT)
+        one.collect()
+        for pid, _, _ in one._waiting:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert [say(template, f"echo {number}") for number in range(4)] == ["0\n", "1\n", "2\n", "3\n"]
 
 
@@ -353,8 +352,8 @@ def test_killed_caller() -> None:
         "import os, sys\nfrom reflective import Template\n"
         "template = Template('/bin/sh', pool=2); template.run(['sh', '-c', 'exit'])\n"
         "one = next(iter(template._warm.values()))\n"
-        "while one._ordered: one._collect()\n"
-        "print(one.process.pid, *[clone.pid for clone in one._waiting], flush=True)\n"
+        "one.collect(); one.fill(); one.collect()\n"
+        "print(one.process.pid, *[waiting[0] for waiting in one._waiting], flush=True)\n"
         "sys.stdin.read(1)\nos._exit(0)\n"
     )
     for kill in (True, False):

@@ -105,12 +105,12 @@ class Process:
         """The pid of a clone that becomes the program. Raises Gone; Stale; OSError."""
         return self._answer(self._constant.start(start, self._slot(), self._socket.fileno(), 0))
 
-    def order(self, sock: socket.socket) -> int:
-        """Asks for a clone that waits at the other end of a socket; its pid will be the next answer. Returns its slot."""
+    def order(self) -> tuple[int, int]:
+        """Asks for a clone that waits; its pid will be the next answer. Returns its slot, and our end of its socket."""
         slot = self._slot()
-        self._answer(lib.refl_template_order(self._memory, slot, self._socket.fileno(), sock.fileno()))
+        sock = self._answer(lib.refl_template_order(self._memory, slot, self._socket.fileno()))
         self._held.add(slot)
-        return slot
+        return slot, sock
 
     def answer(self, slot: int | None = None) -> int:
         """The next answer: the pid of the clone that was ordered for a slot. Raises Gone, OSError."""
@@ -119,10 +119,10 @@ class Process:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)
 
-    def go(self, start: Start, slot: int, sock: socket.socket) -> int:
+    def go(self, start: Start, slot: int, sock: int) -> int:
         """Lets a waiting clone become the program; its pid. Raises Gone; Stale, and then it has ended; OSError."""
         self._held.discard(slot)
-        return self._answer(self._constant.start(start, slot, sock.fileno(), 1))
+        return self._answer(self._constant.start(start, slot, sock, 1))
 
     def prefault(self, pages: list[int]) -> None:
         """Names the pages that waiting clones make their own ahead."""

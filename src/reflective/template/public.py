@@ -45,6 +45,7 @@ class Template:
         self._path, self._pool = os.fsdecode(encode(path)), pool
         self._lock = allocate_lock()
         self._warm: dict[tuple[bytes, ...], Warm | Files] = {}  # Files: as long as they are the same there can be none
+        self._last: tuple[bytes, tuple[bytes, ...]] = b"", ()  # an environment, and what ld.so reads of it
         self._plan = build(self._path)
         self._age, self._born = 0.0, time.monotonic()
         self._closed = False
@@ -161,7 +162,9 @@ class Template:
 
     def _for(self, start: Start, environment: bytes) -> Warm | None:
         """The template for such a start, made now if there is none; None if there can be none."""
-        strings = key.read_by_linker(environment)
+        if environment != self._last[0]:
+            self._last = environment, key.read_by_linker(environment)
+        strings = self._last[1]
         one = self._warm.get(strings)
         if isinstance(one, Warm) and one.process.fits(len(start.strings)):
             return one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,30 +13,21 @@ from ..native.prepare import Request
 from ..native.template import Files, Gone, Process, Start, reap
 from ..native.template_make import make
 from ..proc import maps
-from ..values import Value
 from . import key
 
 ROOM = 2048  # bytes that arguments and environment may be longer than those of the start that a template is made for
 PRESENT, OF_FILE = 1 << 63, 1 << 61  # /proc/PID/pagemap
 
 
-class Clone(Value):
-    """A clone that waits."""
-
-    pid: int
-    slot: int
-    socket: socket.socket
-
-
 class Warm:
-    """A template that lives, until `end`."""
+    """A template that lives, until `end`, and its clones that wait."""
 
     def __init__(self, process: Process, files: Files, pool: int) -> None:
         self.process, self.files = process, files
         self.born = time.monotonic()
         self._pool = pool
-        self._waiting: deque[Clone] = deque()
-        self._ordered: deque[tuple[int, socket.socket]] = deque()
+        self._waiting: deque[tuple[int, int, int]] = deque()  # pid, slot, our end of the socket
+        self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are the template's next answers
         process.depend_on(files)
         self.fill()
 
@@ -45,58 +35,54 @@ class Warm:
         """The pid of the program. Raises Gone; Stale; OSError."""
         while self._waiting or self._ordered:
             if not self._waiting:
-                self._collect()
-            clone = self._waiting.popleft()
-            with clone.socket:
-                try:
-                    self.process.go(start, clone.slot, clone.socket)
-                except Gone:  # it was killed, which is no reason not to take the next
-                    reap(clone.pid, kill=True)
-                    continue
-                except OSError:
-                    reap(clone.pid, kill=True)
-                    raise
-            with contextlib.suppress(Gone, OSError):  # this start has been made, the next will find out
-                self.fill()
-            return clone.pid
+                self.collect()
+            pid, slot, sock = self._waiting.popleft()
+            try:
+                self.process.go(start, slot, sock)
+            except Gone:  # it was killed, which is no reason not to take the next
+                reap(pid, kill=True)
+                continue
+            except OSError:
+                reap(pid, kill=True)
+                raise
+            finally:
+                os.close(sock)
+            if 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
+                with contextlib.suppress(Gone, OSError):  # this start has been made, the next will find out
+                    self.fill()
+            return pid
         return self.process.clone(start)
 
     def fill(self) -> None:
         """Orders clones until there are as many as wanted. They come while the caller goes on."""
         while len(self._waiting) + len(self._ordered) < self._pool:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs, contextlib.ExitStack() as failed:
-                failed.callback(ours.close)
-                self._ordered.append((self.process.order(theirs), ours))
-                failed.pop_all()
+            self._ordered.append(self.process.order())
 
-    def _collect(self) -> None:
-        slot, sock = self._ordered.popleft()
-        try:
-            self._waiting.append(Clone(self.process.answer(slot), slot, sock))
-        except BaseException:
-            sock.close()
-            raise
+    def collect(self) -> None:
+        """Takes the pids of all that were ordered."""
+        while self._ordered:
+            slot, sock = self._ordered.popleft()
+            try:
+                self._waiting.append((self.process.answer(slot), slot, sock))
+            except BaseException:
+                os.close(sock)
+                raise
 
     def end(self) -> None:
         """Ends the template and the clones that wait, and reaps them."""
         while self._ordered:
-            try:
-                self._collect()
-            except (Gone, OSError):
-                continue
+            with contextlib.suppress(Gone, OSError):
+                self.collect()
         self.process.end()
-        while self._waiting:
-            clone = self._waiting.popleft()
-            clone.socket.close()
-            reap(clone.pid, kill=True)
+        for pid, _, sock in self._waiting:
+            os.close(sock)
+            reap(pid, kill=True)
+        self._waiting.clear()
 
     def forget(self) -> None:
         """In a child made by fork: they are not its own."""
-        for _, sock in self._ordered:
-            sock.close()
-        for clone in self._waiting:
-            clone.socket.close()
+        for sock in (*(sock for _, sock in self._ordered), *(sock for _, _, sock in self._waiting)):
+            os.close(sock)
         self.process.forget()
 
 
