@@ -173,9 +173,14 @@ int refl_inheritable(int32_t *fds, uint32_t most);
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
 int64_t refl_template_answer(int32_t sock);
 
-/* A clone's pid, or -errno: -E2BIG, arguments and environment do not fit; -EPIPE, the other end is gone;
- * -ESTALE, the template is not what this process would start now (a clone that was waiting then ends). */
-int64_t refl_template_clone(const struct refl_clone *clone);
+/* Begins a start, for which descriptors and directory must be known: the clone is made, or woken, while the rest is found out.
+ * 0 or -errno: -EPIPE, the other end is gone. After 0 one of the next two must follow. */
+int refl_template_begin(const struct refl_clone *clone);
+
+/* The clone's pid: it becomes the program. Or -errno, and then there is none any more: -E2BIG, arguments and environment do not
+ * fit; -EPIPE, as above; -ESTALE, the template is not what this process would start now. */
+int64_t refl_template_finish(const struct refl_clone *clone);
+int64_t refl_template_cancel(const struct refl_clone *clone);
 
 /* Asks for a clone that waits. Its pid will be the next answer. Our end of its socket, or -errno. */
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock);

@@ -98,9 +98,6 @@ static int write_request(const struct refl_clone *clone, struct template_request
     r->mm.arg_end = r->mm.env_start = env;
     r->mm.env_end = facts->execfn;
     r->new_session = clone->new_session;
-    r->word = TEMPLATE_UNDECIDED;
-    r->waits = 0;
-    r->pid = clone->waiting ? r->pid : 0;
     return 0;
 }
 
@@ -331,23 +328,45 @@ static int send_order(const struct refl_clone *clone, struct template_request *r
     return error;
 }
 
-/* The clone is made, or woken, while it is decided whether it may become the program. */
-int64_t refl_template_clone(const struct refl_clone *clone)
+int refl_template_begin(const struct refl_clone *clone)
+{
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    r->word = TEMPLATE_UNDECIDED;
+    r->waits = 0;
+    r->pid = clone->waiting ? r->pid : 0;
+    return send_order(clone, r);
+}
+
+/* The clone's pid, told by the template, or by the kernel if the template was killed when it had done its part. */
+static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
+{
+    int64_t pid = clone->waiting ? r->pid : refl_template_answer(clone->sock);
+    return pid == -EPIPE && r->pid ? r->pid : pid;
+}
+
+static int64_t end(const struct refl_clone *clone, struct template_request *r, int error)
+{
+    int64_t pid = pid_of(clone, r);
+    if (pid > 0)
+        say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
+    if (pid > 0 && error)
+        while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    if (pid <= 0 || error)
+        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
+    return pid <= 0 ? pid : error ? error : pid;
+}
+
+int64_t refl_template_finish(const struct refl_clone *clone)
 {
     struct template_request *r = slot_at(clone->shared, clone->slot);
     int error = write_request(clone, r);
-    error = error ? error : send_order(clone, r);
-    if (error)
-        return error;
-    error = decide(clone, r);
-    int64_t pid = clone->waiting ? r->pid : refl_template_answer(clone->sock);
-    if (pid == -EPIPE && r->pid) /* the template was killed when it had done its part */
-        pid = r->pid;
-    say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
-    if (error && pid > 0)
-        while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
-            ;
-    return error ? error : pid;
+    return end(clone, r, error ? error : decide(clone, r));
+}
+
+int64_t refl_template_cancel(const struct refl_clone *clone)
+{
+    return end(clone, slot_at(clone->shared, clone->slot), -ECANCELED);
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)

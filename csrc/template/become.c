@@ -154,11 +154,10 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
     template_leave(&frame);
 }
 
+/* On the program's stack, in a page that it would touch anyway. */
 __attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
-    place_descriptors(request);
     fill_stack(job, request);
-    wait_for_word(job, request);
     if (request->new_session)
         call3(__NR_setsid, 0, 0, 0);
     refl_adopt(&job->born, &request->now);
@@ -167,6 +166,13 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, st
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
     enter(job, request);
+}
+
+__attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request)
+{
+    place_descriptors(request);
+    wait_for_word(job, request);
+    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
 }
 
 /* The pages that the dynamic linker wrote to are shared with the template until they are written to again: now, not later. */
@@ -184,5 +190,5 @@ __attribute__((noreturn)) void template_wait(const struct template_job *job, str
     own_pages((const struct template_facts *)job->shared);
     if (template_receive(&message) < 0)
         end();
-    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
+    template_begin(job, request);
 }

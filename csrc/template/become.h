@@ -9,8 +9,8 @@
 /* The number of descriptors that came with a message, they are 0 to that; or negative: the other end is gone. */
 int64_t template_receive(struct template_message *message);
 
-/* What a clone does: becomes the program; waits for the host's word first. */
-__attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request);
+/* What a clone does: becomes the program; waits for an order first. */
+__attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request);
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request);
 
 enum { TEMPLATE_BELOW = 128 }; /* where a clone's own stack begins, below the program's stack pointer */

@@ -21,7 +21,6 @@ enum {
     SEEK_END = 2,
     PROT_RW = 3,
     MSG_NOSIGNAL = 0x4000,
-    STACK = 16384,
     STACK_EXPAND = 131072, /* fs/exec.c: setup_arg_pages: below the strings' page */
 };
 
@@ -94,17 +93,17 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     facts->complete = !failed && job->dl_auxv && *(const uint64_t *)job->dl_argv == (uint64_t)(sp + 1);
 }
 
-/* Its pid, or -errno. The child runs on the program's own stack from the start: a page that it would touch anyway. */
-static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request, uint64_t sp)
+/* Its pid, or -errno. The child begins on its own copy of this stack, from the top. */
+static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request)
 {
     struct clone_args args = {
         .flags = CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
         .parent_tid = (uint64_t)&request->pid,
         .child_tid = job->tid_address,
-        .stack = (sp - STACK) & ~15ul,
-        .stack_size = STACK - TEMPLATE_BELOW,
+        .stack = job->area + TEMPLATE_CODE,
+        .stack_size = TEMPLATE_DATA,
     };
-    return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_child);
+    return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_begin);
 }
 
 __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t user_entry, const uint64_t *sp)
@@ -120,7 +119,7 @@ __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t
         if (count < 0 || message.slot >= job->slots)
             leave(0);
         struct template_request *request = template_slot(job, message.slot);
-        answer = make(job, message.order, request, message.order == TEMPLATE_WAIT ? (uint64_t)sp : request->sp);
+        answer = make(job, message.order, request);
         if (count)
             call3(__NR_close_range, 0, (uint64_t)count - 1, 0);
     }

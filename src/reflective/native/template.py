@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
     import socket
-    from typing import Any
+    from typing import Any, TypeAlias
 
 # csrc/template/template.h
 SLOT, DESCRIPTORS = 32768, 47
@@ -33,6 +33,10 @@ class Stale(Exception):
     """The template is not what would be started now: a file has changed, or something of this process."""
 
 
+class Refused(Exception):
+    """The template can't serve this start: the ordinary way can, or tells why not."""
+
+
 class Files(Value):
     """Paths, each with its NUL, and what stat said of them (`stamps`)."""
 
@@ -40,22 +44,19 @@ class Files(Value):
     stamps: bytes
 
 
-class Start:
-    """One start: what differs between two; no Value, which takes longer to make than all else here.
+Pairs: TypeAlias = "tuple[tuple[int, int], ...] | None"  # descriptors: (ours, the program's), ascending by the second
 
-    `strings` are argc arguments and envc environment strings, each with its NUL. `descriptors` are (ours, the program's),
-    ascending by the second; None: all that are not close-on-exec. `to_default` and `to_ignore` have bit signal - 1 for each
-    signal. `umask` and `directory` (a descriptor) -1 are this process's.
-    """
 
-    __slots__ = ("argc", "descriptors", "directory", "envc", "new_session", "strings", "to_default", "to_ignore", "umask")
+class Attributes(Value):
+    """What a start has of its own, unlike its parent. Signals: bit signal - 1. -1: the parent's."""
 
-    def __init__(self, strings: bytes, argc: int, envc: int) -> None:
-        self.strings, self.argc, self.envc = strings, argc, envc
-        self.descriptors: tuple[tuple[int, int], ...] | None = None
-        self.to_default = self.to_ignore = 0
-        self.umask = self.directory = -1
-        self.new_session = False
+    to_default: int = 0
+    to_ignore: int = 0
+    umask: int = -1
+    new_session: bool = False
+
+
+PLAIN = Attributes()
 
 
 class Made(Value):
@@ -79,6 +80,7 @@ class Process:
         self._socket, self._shared = sock, shared
         self._memory = ffi.from_buffer("uint8_t[]", shared)
         self._constant: _Constant = None  # type: ignore[assignment]
+        self._begun = False
         self._held: set[int] = set()
         self._next = 0
         lib.refl_template_born(self._memory, ffi.cast("struct refl_birth *", made.birth))
@@ -101,9 +103,42 @@ class Process:
         """What must be the same at each start."""
         self._constant.depend_on(files)
 
-    def clone(self, start: Start) -> int:
-        """The pid of a clone that becomes the program. Raises Gone; Stale; OSError."""
-        return self._answer(self._constant.start(start, self._slot(), self._socket.fileno(), 0))
+    def begin(self, descriptors: Pairs, directory: int, waiting: tuple[int, int] | None = None) -> None:
+        """Begins a start: by a clone that waits (its slot and socket), or a new one. `finish` or `cancel` must follow.
+
+        `descriptors` None are all that are not close-on-exec, `directory` (a descriptor) -1 is this process's. Raises Gone,
+        Refused: nothing has begun.
+        """
+        self.cancel()
+        request = self._constant.struct
+        if waiting is None:
+            request.slot, request.sock, request.waiting = self._slot(), self._socket.fileno(), 0
+        else:
+            request.slot, request.sock, request.waiting = *waiting, 1
+            self._held.discard(waiting[0])
+        self._constant.descriptors(descriptors, directory)
+        self._answer(lib.refl_template_begin(request))
+        self._begun = True
+
+    def finish(self, strings: bytes, argc: int, envc: int, attributes: Attributes) -> int:
+        """The pid of the clone that becomes the program. `strings` are the arguments and the environment, each with its NUL.
+
+        Raises Gone, Stale, Refused: there is no clone then.
+        """
+        request = self._constant.struct
+        request.strings = alive = ffi.from_buffer("char[]", strings)
+        request.strings_size, request.argc, request.envc = len(strings), argc, envc
+        self._constant.attributes(attributes)
+        self._begun = False
+        pid = self._answer(lib.refl_template_finish(request))
+        del alive
+        return pid
+
+    def cancel(self) -> None:
+        """Ends the clone that has begun, if one has."""
+        if self._begun:
+            self._begun = False
+            lib.refl_template_cancel(self._constant.struct)
 
     def order(self) -> tuple[int, int]:
         """Asks for a clone that waits; its pid will be the next answer. Returns its slot, and our end of its socket."""
@@ -113,16 +148,11 @@ class Process:
         return slot, sock
 
     def answer(self, slot: int | None = None) -> int:
-        """The next answer: the pid of the clone that was ordered for a slot. Raises Gone, OSError."""
+        """The next answer: the pid of the clone that was ordered for a slot. Raises Gone, Refused."""
         result = lib.refl_template_answer(self._socket.fileno())
         if result == -errno.EPIPE and slot is not None:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)
-
-    def go(self, start: Start, slot: int, sock: int) -> int:
-        """Lets a waiting clone become the program; its pid. Raises Gone; Stale, and then it has ended; OSError."""
-        self._held.discard(slot)
-        return self._answer(self._constant.start(start, slot, sock, 1))
 
     def prefault(self, pages: list[int]) -> None:
         """Names the pages that waiting clones make their own ahead."""
@@ -130,12 +160,14 @@ class Process:
 
     def end(self) -> None:
         """Kills and reaps it."""
+        self.cancel()
         self.forget()
         reap(self.pid, kill=True)
 
     def forget(self) -> None:
         """Releases what this process has of it: all there is to do in a child made by fork."""
         self._socket.close()
+        self._begun = False
         if self._constant:
             self._constant.end()
         ffi.release(self._memory)
@@ -159,7 +191,7 @@ class Process:
         if result == -errno.ESTALE:
             raise Stale
         if result < 0:
-            raise OSError(-result, os.strerror(-result))
+            raise Refused(os.strerror(-result))
         return result
 
 
@@ -174,7 +206,8 @@ class _Constant:
         self._kept = ffi.cast("struct refl_kept *", kept)
         if lib.refl_keep(self._kept):
             self._kept = ffi.NULL
-        self._struct = request = ffi.new("struct refl_clone *")
+        self._last: Attributes | None = None
+        self.struct = request = ffi.new("struct refl_clone *")
         request.shared, request.strings_low, request.mm = memory, low, mm
         request.brk_low, request.brk_pages = made.brk_low, brk_pages
         request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), self._kept
@@ -184,24 +217,24 @@ class _Constant:
         """Sets what must be the same at each start."""
         paths, known = ffi.from_buffer("char[]", files.paths), ffi.from_buffer("uint64_t[]", files.stamps)
         self._alive += [paths, known]
-        self._struct.paths, self._struct.paths_size, self._struct.stamps = paths, len(files.paths), known
+        self.struct.paths, self.struct.paths_size, self.struct.stamps = paths, len(files.paths), known
 
-    def start(self, start: Start, slot: int, sock: int, waiting: int) -> int:
-        """refl_template_clone."""
-        request, pairs = self._struct, start.descriptors
-        request.slot, request.sock, request.waiting = slot, sock, waiting
-        request.strings = strings = ffi.from_buffer("char[]", start.strings)
-        request.strings_size, request.argc, request.envc = len(start.strings), start.argc, start.envc
-        request.to_default, request.to_ignore = start.to_default, start.to_ignore
-        request.umask, request.new_session, request.directory = start.umask, start.new_session, start.directory
-        request.inherit = pairs is None
-        if pairs is not None:
-            request.fd_count = len(pairs)
-            for index, (ours, its) in enumerate(pairs):
-                self._fds[index], self._targets[index] = ours, its
-        result = int(lib.refl_template_clone(request))
-        del strings
-        return result
+    def descriptors(self, pairs: Pairs, directory: int) -> None:
+        """Sets what `begin` sends."""
+        self.struct.inherit, self.struct.directory = pairs is None, directory
+        if pairs is None:
+            return
+        self.struct.fd_count = len(pairs)
+        for index, (ours, its) in enumerate(pairs):
+            self._fds[index], self._targets[index] = ours, its
+
+    def attributes(self, wanted: Attributes) -> None:
+        """Sets them, unless they are those of the last start."""
+        if wanted is self._last:
+            return
+        self._last, request = wanted, self.struct
+        request.to_default, request.to_ignore = wanted.to_default, wanted.to_ignore
+        request.umask, request.new_session = wanted.umask, wanted.new_session
 
     def end(self) -> None:
         """Closes what is kept open."""

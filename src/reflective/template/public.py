@@ -15,16 +15,17 @@ from ..native.child import Setup
 from ..native.prepare import Request
 from ..native.run import addresses_fixed
 from ..native.system import environment_block
-from ..native.template import Files, Gone, Stale, Start
+from ..native.template import PLAIN, Attributes, Files, Gone, Pairs, Refused, Stale
 from ..plan.build import build
 from ..plan.stack import encode
 from ..process import PIPE, CalledProcessError, CompletedProcess, Word
 from . import key
-from .request import directory, request
+from .request import attributes, descriptors, directory
 from .warm import Warm, warm
 
 MOST = 4  # templates of one program at a time, for different environments
 ATTEMPTS = 3
+STRINGS_MOST = 24 << 10  # bytes of arguments and environment: what a slot and a template's stack have room for
 SETTLED_S = 0.1  # a template that is stale sooner would be made again and again: the ordinary way, then
 
 
@@ -45,6 +46,7 @@ class Template:
         self._path, self._pool = os.fsdecode(encode(path)), pool
         self._lock = allocate_lock()
         self._warm: dict[tuple[bytes, ...], Warm | Files] = {}  # Files: as long as they are the same there can be none
+        self._latest: Warm | None = None  # the one that was used last
         self._last: tuple[bytes, tuple[bytes, ...]] = b"", ()  # an environment, and what ld.so reads of it
         self._plan = build(self._path)
         self._age, self._born = 0.0, time.monotonic()
@@ -59,9 +61,8 @@ class Template:
 
     def spawn(self, argv: Sequence[Word], env: Mapping[Any, Any] | None = None) -> int:
         """Starts the program as os.posix_spawn does, and returns its pid, for os.waitpid. Raises LoadError."""
-        words = [encode(word) for word in argv]
-        pid = self._start(words, env, None)
-        return process.spawn(self._path, words, env) if pid is None else pid
+        pid = self._start(argv, env, None)
+        return process.spawn(self._path, argv, env) if pid is None else pid
 
     def Popen(self, args: Any, **keywords: Any) -> subprocess.Popen[Any]:
         """subprocess.Popen of this program: every keyword works; `args` are the arguments, argv[0] first."""
@@ -122,53 +123,86 @@ class Template:
             if isinstance(one, Warm):
                 one.end()
         self._warm.clear()
+        self._latest = None
         self._born = time.monotonic()
 
-    def _start(self, words: list[bytes], env: Mapping[Any, Any] | None, setup: Setup | None) -> int | None:
+    def _start(self, argv: Sequence[Word], env: Mapping[Any, Any] | None, setup: Setup | None) -> int | None:
         """The pid of a clone that becomes the program; None if the ordinary way must be taken."""
-        if setup is not None and (setup.changes_identity or setup.process_group >= 0):
+        if setup is None:
+            return self._attempts(argv, env, None, PLAIN, -1)
+        if setup.changes_identity or setup.process_group >= 0:
             return None
-        block = environment_block() if env is None else b"".join([one + b"\0" for one in process._environment(env)])
-        if setup is None or setup.cwd is None:
-            return self._attempt(words, block, setup, -1)
+        try:
+            fds = descriptors(setup)
+        except OSError:
+            return None
         with directory(setup.cwd) as where:
-            return self._attempt(words, block, setup, where)
+            return self._attempts(argv, env, fds, attributes(setup), where)
 
-    def _attempt(self, words: list[bytes], environment: bytes, setup: Setup | None, where: int) -> int | None:
+    def _attempts(
+        self, argv: Sequence[Word], env: Mapping[Any, Any] | None, fds: Pairs, wanted: Attributes, where: int
+    ) -> int | None:
         with self._lock:
             if self._closed:
                 raise ValueError("the template is closed")
             if self._age and time.monotonic() - self._born > self._age:
                 self._drop()
             for _ in range(ATTEMPTS):
-                prefix = self._plan.prefix
-                start = request(self._plan.argv(words), environment, setup, where)
-                one = start and self._for(start, environment)
-                if not start or not one:
-                    return None
-                if self._plan.prefix != prefix:
-                    continue  # another #! line
                 try:
-                    return one.spawn(start)
-                except OSError:  # too many descriptors, say: the ordinary way can, or tells why not
+                    return self._attempt(argv, env, fds, wanted, where)
+                except Refused:
                     return None
                 except Gone:
-                    self._remove(one)
+                    self._remove(self._latest)
                 except Stale:
-                    self._remove(one)
-                    if time.monotonic() - one.born < SETTLED_S:
+                    again = self._latest is not None and time.monotonic() - self._latest.born < SETTLED_S
+                    self._remove(self._latest)
+                    if again:
                         return None
         return None
 
-    def _for(self, start: Start, environment: bytes) -> Warm | None:
-        """The template for such a start, made now if there is none; None if there can be none."""
+    def _attempt(
+        self, argv: Sequence[Word], env: Mapping[Any, Any] | None, fds: Pairs, wanted: Attributes, where: int
+    ) -> int | None:
+        """One attempt. The template that was used last begins already, before it is known whether it is the right one."""
+        ahead = self._latest
+        if ahead is not None:
+            ahead.begin(fds, where)
+        try:
+            words = [encode(word) for word in argv]
+            block = environment_block() if env is None else b"".join([one + b"\0" for one in process._environment(env)])
+            one, strings, argc = self._choose(words, block)
+        except BaseException:
+            if ahead is not None:
+                ahead.process.cancel()
+            raise
+        if one is not ahead:
+            if ahead is not None:
+                ahead.process.cancel()
+            if one is None:
+                return None
+            self._latest = one
+            one.begin(fds, where)
+        return one.finish(strings, argc, block.count(b"\0"), wanted) if one else None
+
+    def _choose(self, words: list[bytes], environment: bytes) -> tuple[Warm | None, bytes, int]:
+        """The template for such a start (None: there can be none), its strings, how many of them are arguments."""
+        plan, argv = self._plan, self._plan.argv(words)
+        strings = b"\0".join([*argv, environment])
+        one = self._for(len(strings), environment)
+        if self._plan is not plan:  # another #! line, perhaps
+            argv = self._plan.argv(words)
+            strings = b"\0".join([*argv, environment])
+        return one, strings, len(argv)
+
+    def _for(self, size: int, environment: bytes) -> Warm | None:
         if environment != self._last[0]:
             self._last = environment, key.read_by_linker(environment)
         strings = self._last[1]
         one = self._warm.get(strings)
-        if isinstance(one, Warm) and one.process.fits(len(start.strings)):
+        if isinstance(one, Warm) and one.process.fits(size):
             return one
-        if isinstance(one, Files) and key.same(one):
+        if size > STRINGS_MOST or (isinstance(one, Files) and key.same(one)):
             return None
         if isinstance(one, Warm):
             self._remove(one)
@@ -178,14 +212,17 @@ class Template:
         try:
             if self._plan.notes or key.active(strings) or addresses_fixed():
                 raise Gone("each start must have a dynamic linker of its own")
-            made = self._warm[strings] = warm(Request(self._plan, (), ()), strings, len(start.strings), self._pool)
+            made = self._warm[strings] = warm(Request(self._plan, (), ()), strings, size, self._pool)
             return made
         except Gone:
             self._warm[strings] = key.files(key.files_of(self._plan, strings, ()))
             return None
 
-    def _remove(self, one: Warm) -> None:
-        one.end()
+    def _remove(self, one: Warm | None) -> None:
+        if one is self._latest:
+            self._latest = None
+        if one is not None:
+            one.end()
         self._warm = {strings: other for strings, other in self._warm.items() if other is not one}
 
 
@@ -199,7 +236,7 @@ class _Popen(process.Popen):
 
     def _load(self, program: Any, words: list[Any], env: Any, setup: Setup, preexec_fn: Any) -> None:
         if preexec_fn is None and os.fsdecode(program) == self._template._path:
-            pid = self._template._start([encode(word) for word in words], env, setup)
+            pid = self._template._start(words, env, setup)
             if pid is not None:
                 self.pid = pid
                 self._child_created = True
@@ -217,7 +254,7 @@ def _after_fork() -> None:
         for one in template._warm.values():
             if isinstance(one, Warm):
                 one.forget()
-        template._warm = {}
+        template._warm, template._latest = {}, None
 
 
 os.register_at_fork(after_in_child=_after_fork)

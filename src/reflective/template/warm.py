@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..elf import linker
 from ..native.prepare import Request
-from ..native.template import Files, Gone, Process, Start, reap
+from ..native.template import Attributes, Files, Gone, Pairs, Process, Refused, reap
 from ..native.template_make import make
 from ..proc import maps
 from . import key
@@ -31,27 +31,30 @@ class Warm:
         process.depend_on(files)
         self.fill()
 
-    def spawn(self, start: Start) -> int:
-        """The pid of the program. Raises Gone; Stale; OSError."""
+    def begin(self, descriptors: Pairs, directory: int) -> None:
+        """Begins a start; `finish` or `cancel` must follow. Raises Gone, Refused: nothing has begun."""
         while self._waiting or self._ordered:
             if not self._waiting:
                 self.collect()
             pid, slot, sock = self._waiting.popleft()
             try:
-                self.process.go(start, slot, sock)
-            except Gone:  # it was killed, which is no reason not to take the next
+                self.process.begin(descriptors, directory, (slot, sock))
+                return
+            except BaseException as error:
                 reap(pid, kill=True)
-                continue
-            except OSError:
-                reap(pid, kill=True)
-                raise
+                if not isinstance(error, Gone):  # it was killed, which is no reason not to take the next
+                    raise
             finally:
                 os.close(sock)
-            if 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
-                with contextlib.suppress(Gone, OSError):  # this start has been made, the next will find out
-                    self.fill()
-            return pid
-        return self.process.clone(start)
+        self.process.begin(descriptors, directory)
+
+    def finish(self, strings: bytes, argc: int, envc: int, attributes: Attributes) -> int:
+        """The pid of the program. Raises Gone, Stale, Refused: there is none."""
+        pid = self.process.finish(strings, argc, envc, attributes)
+        if self._pool and 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
+            with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
+                self.fill()
+        return pid
 
     def fill(self) -> None:
         """Orders clones until there are as many as wanted. They come while the caller goes on."""
@@ -71,7 +74,7 @@ class Warm:
     def end(self) -> None:
         """Ends the template and the clones that wait, and reaps them."""
         while self._ordered:
-            with contextlib.suppress(Gone, OSError):
+            with contextlib.suppress(Gone, Refused):
                 self.collect()
         self.process.end()
         for pid, _, sock in self._waiting:
