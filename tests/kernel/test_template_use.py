@@ -130,6 +130,15 @@ def test_signals(shell: Template) -> None:
     same(shell, status)
 
 
+@pytest.mark.parametrize("number", range(8))
+def test_each_template_knows_what_it_was_born_with(number: int) -> None:
+    """Signals that are ignored here are not in what it starts, and the other way round."""
+    script = "grep SigIgn /proc/self/status"
+    with Template(SHELL, pool=number % 2) as template:
+        for restore in (True, False):
+            same(template, script, restore_signals=restore)
+
+
 def test_spawn_hands_on(shell: Template) -> None:
     """spawn hands on ignored signals and descriptors without close-on-exec, as execve does."""
     script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd"

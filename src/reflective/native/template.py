@@ -83,7 +83,6 @@ class Process:
         self._begun = False
         self._held: set[int] = set()
         self._next = 0
-        lib.refl_template_born(self._memory, ffi.cast("struct refl_birth *", made.birth))
         try:
             self.answer()
             random, self._path, heap, spoke, complete, _ = FACTS.unpack_from(shared)

@@ -48,6 +48,8 @@ def make(request: Request, linker: Linker, room: int) -> Process:
     try:
         os.ftruncate(memory, SIZE)
         shared = mmap.mmap(memory, SIZE)
+        with ffi.from_buffer("uint8_t[]", shared) as facts:  # before the template could look at it
+            lib.refl_template_born(facts, ffi.cast("struct refl_birth *", born))
         pid, made = _start(prepared, born, linker, room, (theirs.fileno(), memory))
     except BaseException:
         ours.close()

@@ -48,7 +48,10 @@ def files_of(plan: LoadPlan, strings: Iterable[bytes], loaded: Sequence[str]) ->
     A library is found by name: another may appear in a directory that is searched earlier, or a link may point elsewhere. So
     directories count, too.
     """
-    paths = [plan.path, *CONFIGURATION, *loaded, *(os.path.dirname(path) for path in loaded)]
+    images = {os.path.realpath(image.path) for image in (plan.executable, plan.interpreter) if image}
+    named = [plan.path, *(image.path for image in (plan.executable, plan.interpreter) if image)]
+    libraries = [path for path in loaded if path not in images]
+    paths = [*named, *CONFIGURATION, *libraries, *(os.path.dirname(path) for path in libraries)]
     searched = [part for string in strings if string.startswith(b"LD_LIBRARY_PATH=") for part in _parts(string)]
     for path in loaded:
         searched += [_expand(part, path) for part in _search_paths(path)]
