@@ -267,6 +267,16 @@ def test_addresses(shell: Template) -> None:
     assert places()[0] != library
 
 
+def test_refresh_every(shell: Template) -> None:
+    """With an age that is always past, each start has a template of its own."""
+    shell.refresh(every=1e-9)
+    pids = set()
+    for _ in range(3):
+        say(shell, "true")
+        pids.add(warm(shell)[0].process.pid)
+    assert len(pids) == 3
+
+
 def test_secrets(tmp_path: Path) -> None:
     """AT_RANDOM, the stack protector's canary and the pointer guard are each clone's own, and agree as glibc makes them."""
     source = tmp_path / "secrets.c"
