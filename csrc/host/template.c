@@ -173,11 +173,18 @@ static int same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
     return 1;
 }
 
-void refl_template_pages(uint8_t *shared, const uint64_t *pages, uint64_t count)
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+void refl_template_ahead(uint8_t *shared, const uint64_t *pages, uint64_t count, const uint64_t *ranges, uint64_t range_count)
 {
     struct template_facts *facts = (struct template_facts *)shared;
-    facts->page_count = count < TEMPLATE_PAGES ? count : TEMPLATE_PAGES;
+    facts->page_count = less(count, TEMPLATE_PAGES);
     memcpy(facts->pages, pages, facts->page_count * sizeof *pages);
+    facts->range_count = less(range_count, TEMPLATE_RANGES);
+    memcpy(facts->ranges, ranges, facts->range_count * sizeof *facts->ranges);
 }
 
 uint64_t refl_kept_size(void)
@@ -333,20 +340,13 @@ int refl_template_begin(const struct refl_clone *clone)
     struct template_request *r = slot_at(clone->shared, clone->slot);
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
-    r->pid = clone->waiting ? r->pid : 0;
+    r->pid = 0;
     return send_order(clone, r);
 }
 
-/* The clone's pid, told by the template, or by the kernel if the template was killed when it had done its part. */
-static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
+/* The decision for a clone that has begun: its pid, or why it must end. */
+static int64_t end(struct template_request *r, int64_t pid, int error)
 {
-    int64_t pid = clone->waiting ? r->pid : refl_template_answer(clone->sock);
-    return pid == -EPIPE && r->pid ? r->pid : pid;
-}
-
-static int64_t end(const struct refl_clone *clone, struct template_request *r, int error)
-{
-    int64_t pid = pid_of(clone, r);
     if (pid > 0)
         say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
     if (pid > 0 && error)
@@ -357,16 +357,35 @@ static int64_t end(const struct refl_clone *clone, struct template_request *r, i
     return pid <= 0 ? pid : error ? error : pid;
 }
 
+/* Told by the template, or by the kernel if the template was killed when it had done its part. */
+static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
+{
+    int64_t pid = refl_template_answer(clone->sock);
+    return pid == -EPIPE && r->pid ? r->pid : pid;
+}
+
 int64_t refl_template_finish(const struct refl_clone *clone)
 {
     struct template_request *r = slot_at(clone->shared, clone->slot);
     int error = write_request(clone, r);
-    return end(clone, r, error ? error : decide(clone, r));
+    error = error ? error : decide(clone, r);
+    return end(r, pid_of(clone, r), error);
 }
 
-int64_t refl_template_cancel(const struct refl_clone *clone)
+void refl_template_cancel(const struct refl_clone *clone)
 {
-    return end(clone, slot_at(clone->shared, clone->slot), -ECANCELED);
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    end(r, pid_of(clone, r), -ECANCELED);
+}
+
+int64_t refl_template_go(const struct refl_clone *clone)
+{
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    r->word = TEMPLATE_UNDECIDED;
+    r->waits = 0;
+    int error = write_request(clone, r);
+    error = error ? error : send_order(clone, r);
+    return error ? error : end(r, r->pid, decide(clone, r)); /* which is found out while the clone wakes up */
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)

@@ -10,6 +10,7 @@
 
 #include "../blob/syscall.h"
 
+enum { MADV_POPULATE_READ = 22, SPIN = 400 };
 enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1 };
 
 __attribute__((noreturn)) void template_leave(const void *frame);
@@ -91,11 +92,16 @@ __attribute__((noreturn)) static void end(void)
         call3(__NR_exit_group, 0, 0, 0);
 }
 
-/* Until the host has decided. Should it die before, a look once a second finds out. */
+/*
+ * Until the host has decided, which will not take long: some 20 µs of looking save two switches, as a rule. Should it die
+ * before, a look once a second finds out.
+ */
 static void wait_for_word(const struct template_job *job, struct template_request *request)
 {
     const uint64_t second[2] = {1, 0};
     uint32_t word;
+    for (int i = 0; i < SPIN && !__atomic_load_n(&request->word, __ATOMIC_RELAXED); i++)
+        __builtin_ia32_pause();
     while (!(word = __atomic_load_n(&request->word, __ATOMIC_SEQ_CST))) {
         __atomic_store_n(&request->waits, 1, __ATOMIC_SEQ_CST);
         call4(__NR_futex, (uint64_t)&request->word, FUTEX_WAIT, TEMPLATE_UNDECIDED, (uint64_t)second);
@@ -157,7 +163,6 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
 /* On the program's stack, in a page that it would touch anyway. */
 __attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
-    fill_stack(job, request);
     if (request->new_session)
         call3(__NR_setsid, 0, 0, 0);
     refl_adopt(&job->born, &request->now);
@@ -172,6 +177,7 @@ __attribute__((noreturn)) void template_begin(const struct template_job *job, st
 {
     place_descriptors(request);
     wait_for_word(job, request);
+    fill_stack(job, request);
     template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
 }
 
@@ -180,6 +186,8 @@ static void own_pages(const struct template_facts *facts)
 {
     for (uint64_t i = 0; i < facts->page_count && i < TEMPLATE_PAGES; i++)
         __asm__ volatile("lock orb $0, (%0)" : : "r"(facts->pages[i]) : "memory");
+    for (uint64_t i = 0; i < facts->range_count && i < TEMPLATE_RANGES; i++)
+        call3(__NR_madvise, facts->ranges[i][0], facts->ranges[i][1], MADV_POPULATE_READ);
 }
 
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request)
@@ -190,5 +198,8 @@ __attribute__((noreturn)) void template_wait(const struct template_job *job, str
     own_pages((const struct template_facts *)job->shared);
     if (template_receive(&message) < 0)
         end();
-    template_begin(job, request);
+    place_descriptors(request); /* and the stack: here the request is complete already, but for the caller's state */
+    fill_stack(job, request);
+    wait_for_word(job, request);
+    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
 }

@@ -17,6 +17,7 @@
 #define TEMPLATE_FDS 48u     /* descriptors of one start */
 #define TEMPLATE_AUXV 1024u  /* bytes */
 #define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
+#define TEMPLATE_RANGES 64u
 #define TEMPLATE_PAGES 1000u /* that waiting clones make their own ahead */
 
 /* struct prctl_mm_map (linux/prctl.h) */
@@ -63,6 +64,8 @@ struct template_facts {
     struct refl_carried born; /* given by the host: the state that the template has of it */
     uint64_t page_count; /* given by the host: pages that the dynamic linker wrote to */
     uint64_t pages[TEMPLATE_PAGES];
+    uint64_t range_count; /* and pages of files that they map ahead: (start, size) */
+    uint64_t ranges[TEMPLATE_RANGES][2];
 };
 
 _Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");

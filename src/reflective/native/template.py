@@ -80,7 +80,7 @@ class Process:
         self._socket, self._shared = sock, shared
         self._memory = ffi.from_buffer("uint8_t[]", shared)
         self._constant: _Constant = None  # type: ignore[assignment]
-        self._begun = False
+        self.begun = False
         self._held: set[int] = set()
         self._next = 0
         try:
@@ -102,41 +102,46 @@ class Process:
         """What must be the same at each start."""
         self._constant.depend_on(files)
 
-    def begin(self, descriptors: Pairs, directory: int, waiting: tuple[int, int] | None = None) -> None:
-        """Begins a start: by a clone that waits (its slot and socket), or a new one. `finish` or `cancel` must follow.
+    def begin(self, descriptors: Pairs, directory: int) -> None:
+        """Begins a start; `finish` or `cancel` must follow.
 
         `descriptors` None are all that are not close-on-exec, `directory` (a descriptor) -1 is this process's. Raises Gone,
         Refused: nothing has begun.
         """
         self.cancel()
         request = self._constant.struct
-        if waiting is None:
-            request.slot, request.sock, request.waiting = self._slot(), self._socket.fileno(), 0
-        else:
-            request.slot, request.sock, request.waiting = *waiting, 1
-            self._held.discard(waiting[0])
+        request.slot, request.sock = self._slot(), self._socket.fileno()
         self._constant.descriptors(descriptors, directory)
         self._answer(lib.refl_template_begin(request))
-        self._begun = True
+        self.begun = True
 
     def finish(self, strings: bytes, argc: int, envc: int, attributes: Attributes) -> int:
         """The pid of the clone that becomes the program. `strings` are the arguments and the environment, each with its NUL.
 
         Raises Gone, Stale, Refused: there is no clone then.
         """
+        alive = self._constant.strings(strings, argc, envc, attributes)
+        self.begun = False
+        pid = self._answer(lib.refl_template_finish(self._constant.struct))
+        del alive
+        return pid
+
+    def go(self, waiting: tuple[int, int], pairs: Pairs, directory: int, *what: Any) -> int:
+        """The same for a clone that waits (its slot, its socket), at once. Raises Gone: it is; Stale: it has
+        ended; Refused: it waits on."""
         request = self._constant.struct
-        request.strings = alive = ffi.from_buffer("char[]", strings)
-        request.strings_size, request.argc, request.envc = len(strings), argc, envc
-        self._constant.attributes(attributes)
-        self._begun = False
-        pid = self._answer(lib.refl_template_finish(request))
+        request.slot, request.sock = waiting
+        self._constant.descriptors(pairs, directory)
+        alive = self._constant.strings(*what)
+        pid = self._answer(lib.refl_template_go(request))
+        self._held.discard(waiting[0])
         del alive
         return pid
 
     def cancel(self) -> None:
         """Ends the clone that has begun, if one has."""
-        if self._begun:
-            self._begun = False
+        if self.begun:
+            self.begun = False
             lib.refl_template_cancel(self._constant.struct)
 
     def order(self) -> tuple[int, int]:
@@ -153,9 +158,12 @@ class Process:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)
 
-    def prefault(self, pages: list[int]) -> None:
-        """Names the pages that waiting clones make their own ahead."""
-        lib.refl_template_pages(self._memory, ffi.new("uint64_t[]", pages), len(pages))
+    def ahead(self, pages: list[int], ranges: list[tuple[int, int]]) -> None:
+        """What waiting clones do ahead: pages that they make their own, and ranges (start, size) of files that they map."""
+        flat = [number for pair in ranges for number in pair]
+        lib.refl_template_ahead(
+            self._memory, ffi.new("uint64_t[]", pages), len(pages), ffi.new("uint64_t[]", flat), len(ranges)
+        )
 
     def end(self) -> None:
         """Kills and reaps it."""
@@ -166,7 +174,7 @@ class Process:
     def forget(self) -> None:
         """Releases what this process has of it: all there is to do in a child made by fork."""
         self._socket.close()
-        self._begun = False
+        self.begun = False
         if self._constant:
             self._constant.end()
         ffi.release(self._memory)
@@ -227,11 +235,18 @@ class _Constant:
         for index, (ours, its) in enumerate(pairs):
             self._fds[index], self._targets[index] = ours, its
 
-    def attributes(self, wanted: Attributes) -> None:
-        """Sets them, unless they are those of the last start."""
-        if wanted is self._last:
-            return
-        self._last, request = wanted, self.struct
+    def strings(self, strings: bytes, argc: int, envc: int, wanted: Attributes) -> object:
+        """Sets the rest, attributes only if they are not those of the last start; returns what must live until the call."""
+        request = self.struct
+        request.strings = alive = ffi.from_buffer("char[]", strings)
+        request.strings_size, request.argc, request.envc = len(strings), argc, envc
+        if wanted is not self._last:
+            self._last = wanted
+            self._attributes(wanted)
+        return alive
+
+    def _attributes(self, wanted: Attributes) -> None:
+        request = self.struct
         request.to_default, request.to_ignore = wanted.to_default, wanted.to_ignore
         request.umask, request.new_session = wanted.umask, wanted.new_session
 

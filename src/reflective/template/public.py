@@ -174,11 +174,11 @@ class Template:
             one, strings, argc = self._choose(words, block)
         except BaseException:
             if ahead is not None:
-                ahead.process.cancel()
+                ahead.cancel()
             raise
         if one is not ahead:
             if ahead is not None:
-                ahead.process.cancel()
+                ahead.cancel()
             if one is None:
                 return None
             self._latest = one

@@ -7,15 +7,17 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from ..elf import linker
 from ..native.prepare import Request
-from ..native.template import Attributes, Files, Gone, Pairs, Process, Refused, reap
+from ..native.template import Files, Gone, Pairs, Process, Refused, Stale, reap
 from ..native.template_make import make
 from ..proc import maps
 from . import key
 
 ROOM = 2048  # bytes that arguments and environment may be longer than those of the start that a template is made for
+LARGE = 6 << 20  # bytes
 PRESENT, OF_FILE = 1 << 63, 1 << 61  # /proc/PID/pagemap
 
 
@@ -28,33 +30,49 @@ class Warm:
         self._pool = pool
         self._waiting: deque[tuple[int, int, int]] = deque()  # pid, slot, our end of the socket
         self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are the template's next answers
+        self._wish: tuple[Pairs, int] = None, -1
         process.depend_on(files)
         self.fill()
 
     def begin(self, descriptors: Pairs, directory: int) -> None:
         """Begins a start; `finish` or `cancel` must follow. Raises Gone, Refused: nothing has begun."""
+        self._wish = descriptors, directory
+        if not self._waiting and not self._ordered:
+            self.process.begin(descriptors, directory)
+
+    def cancel(self) -> None:
+        """Ends what has begun."""
+        self.process.cancel()
+
+    def finish(self, *what: Any) -> int:
+        """The pid of the program; `what` as in native.template.Process.finish. Raises Gone, Stale, Refused: there is none."""
         while self._waiting or self._ordered:
             if not self._waiting:
                 self.collect()
-            pid, slot, sock = self._waiting.popleft()
+            pid, slot, sock = self._waiting[0]
             try:
-                self.process.begin(descriptors, directory, (slot, sock))
-                return
-            except BaseException as error:
-                reap(pid, kill=True)
-                if not isinstance(error, Gone):  # it was killed, which is no reason not to take the next
-                    raise
-            finally:
+                self.process.go((slot, sock), *self._wish, *what)
+            except Gone:  # it was killed, which is no reason not to take the next
+                self._end_first()
+                continue
+            except Stale:
+                self._waiting.popleft()
                 os.close(sock)
-        self.process.begin(descriptors, directory)
+                raise
+            self._waiting.popleft()
+            os.close(sock)
+            if 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
+                with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
+                    self.fill()
+            return pid
+        if not self.process.begun:
+            self.process.begin(*self._wish)
+        return self.process.finish(*what)
 
-    def finish(self, strings: bytes, argc: int, envc: int, attributes: Attributes) -> int:
-        """The pid of the program. Raises Gone, Stale, Refused: there is none."""
-        pid = self.process.finish(strings, argc, envc, attributes)
-        if self._pool and 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
-            with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
-                self.fill()
-        return pid
+    def _end_first(self) -> None:
+        pid, _, sock = self._waiting.popleft()
+        os.close(sock)
+        reap(pid, kill=True)
 
     def fill(self) -> None:
         """Orders clones until there are as many as wanted. They come while the caller goes on."""
@@ -77,10 +95,8 @@ class Warm:
             with contextlib.suppress(Gone, Refused):
                 self.collect()
         self.process.end()
-        for pid, _, sock in self._waiting:
-            os.close(sock)
-            reap(pid, kill=True)
-        self._waiting.clear()
+        while self._waiting:
+            self._end_first()
 
     def forget(self) -> None:
         """In a child made by fork: they are not its own."""
@@ -105,7 +121,8 @@ def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Wa
         if not key.same(before):
             raise Gone("changed while it was made")
         files = key.files(key.files_of(plan, strings, _loaded(space)))
-        process.prefault(_written(process.pid, space) if pool else [])
+        if pool:
+            process.ahead(_written(process.pid, space), _read(space))
         return Warm(process, files, pool)
     except BaseException:
         process.end()
@@ -123,6 +140,12 @@ def _loaded(space: tuple[maps.Mapping, ...]) -> list[str]:
         if (status.st_dev, status.st_ino) != identity:
             raise Gone(f"{path} is another file now")
     return list(found)
+
+
+def _read(space: tuple[maps.Mapping, ...]) -> list[tuple[int, int]]:
+    """The code and constants of files, unless there is so much that most of it will not be needed."""
+    ranges = [(one.start, one.end - one.start) for one in space if one.file and not one.shared and not one.prot & 2]
+    return ranges if sum(size for _, size in ranges) <= LARGE else []
 
 
 def _written(pid: int, space: tuple[maps.Mapping, ...]) -> list[int]:
