@@ -8,6 +8,7 @@ from setuptools.command.build_ext import build_ext
 
 BLOB = Path("csrc/blob")
 ZYGOTE = Path("csrc/zygote")
+TEMPLATE = Path("csrc/template")
 BLOB_FLAGS = [
     "-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-Wconversion", "-Werror",
     "-ffreestanding", "-fPIC", "-fno-stack-protector", "-fno-jump-tables", "-fno-tree-loop-distribute-patterns",
@@ -25,9 +26,15 @@ class BuildCore(build_ext):
             where.mkdir(parents=True, exist_ok=True)
             compiler = self.compiler.compiler_so[0]
             blob = [BLOB / name for name in ("executor.c", "state.c", "tail.S")]
-            (where / "blob_bytes.h").write_text(flat_header(compiler, where, "blob", blob, BLOB / "blob.ld"))
             zygote = [ZYGOTE / "zygote.c", *blob]
-            (where / "zygote_bytes.h").write_text(flat_header(compiler, where, "zygote", zygote, BLOB / "blob.ld"))
+            template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c", "../zygote/adopt.c")]
+            code = {
+                "blob": (blob, BLOB / "blob.ld"),
+                "zygote": (zygote, BLOB / "blob.ld"),
+                "template": (template, TEMPLATE / "template.ld"),
+            }
+            for name, (sources, script) in code.items():
+                (where / f"{name}_bytes.h").write_text(flat_header(compiler, where, name, sources, script))
             ext.include_dirs.append(str(where))
         super().build_extension(ext)
 

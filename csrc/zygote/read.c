@@ -66,16 +66,13 @@ static int put_number(struct refl_identity *identity, int64_t number)
 }
 
 /* The whole of a small file; its size, or -errno. */
-static ssize_t text_of(int directory, const char *name, char *text, size_t size)
+static ssize_t text_of(int fd, char *text, size_t size)
 {
-    int fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return -errno;
-    ssize_t got = read(fd, text, size - 1);
-    int error = errno;
-    close(fd);
+        return fd;
+    ssize_t got = pread(fd, text, size - 1, 0);
     if (got < 0)
-        return -error;
+        return -errno;
     if ((size_t)got == size - 1)
         return -E2BIG;
     text[got] = 0;
@@ -114,10 +111,10 @@ static int put_lines(struct refl_identity *identity, const char *text)
     return error;
 }
 
-static int read_status(int self, struct refl_identity *identity, struct refl_carried *carried)
+static int read_status(int status, struct refl_identity *identity, struct refl_carried *carried)
 {
     char text[STATUS_MOST];
-    ssize_t got = text_of(self, "status", text, sizeof text);
+    ssize_t got = text_of(status, text, sizeof text);
     if (got < 0)
         return (int)got;
     uint64_t mask = 0, bound = 0;
@@ -131,21 +128,29 @@ static int read_status(int self, struct refl_identity *identity, struct refl_car
     return error;
 }
 
-/* /proc/PID/stat behind the name: state, ppid, pgrp, session, tty_nr. Another group can be set, another session can't. */
-static int read_session(int self, struct refl_identity *identity, struct refl_carried *carried)
+/* tty_nr in /proc/PID/stat, which stands behind the name, the state, ppid, pgrp and session. */
+static int64_t terminal_of(int stat)
 {
     char text[1024];
-    ssize_t got = text_of(self, "stat", text, sizeof text);
+    ssize_t got = text_of(stat, text, sizeof text);
     if (got < 0)
-        return (int)got;
+        return got;
     char *at = strrchr(text, ')');
     if (!at || strlen(at) < 4)
         return -ENODATA;
     at += 3;
-    strtol(at, &at, 10);
-    carried->group = (int32_t)strtol(at, &at, 10);
-    int error = put_number(identity, strtol(at, &at, 10));
-    return error ? error : put_number(identity, strtol(at, &at, 10));
+    for (int i = 0; i < 3; i++)
+        strtol(at, &at, 10);
+    return strtol(at, &at, 10);
+}
+
+/* Another group can be set, another session can't. */
+static int read_session(const struct refl_kept *kept, struct refl_identity *identity, struct refl_carried *carried)
+{
+    pid_t session = getsid(0);
+    carried->group = getpgid(0);
+    int error = put_number(identity, session);
+    return error ? error : put_number(identity, session == getpid() ? terminal_of(kept->stat) : kept->terminal);
 }
 
 static int put_namespaces(int self, struct refl_identity *identity)
@@ -162,11 +167,11 @@ static int put_namespaces(int self, struct refl_identity *identity)
     return 0;
 }
 
-static int put_files(int self, struct refl_identity *identity)
+static int put_files(const int32_t *files, struct refl_identity *identity)
 {
     char text[4096];
     for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++) {
-        ssize_t got = text_of(self, FILES[i], text, sizeof text);
+        ssize_t got = text_of(files[i], text, sizeof text);
         if (got == -E2BIG)
             return -E2BIG;
         int error = put_number(identity, got); /* no such file, no security module: an errno, which must be the same */
@@ -219,21 +224,66 @@ static int read_carried(struct refl_carried *carried)
     return carried->io_priority < 0 ? -errno : 0;
 }
 
-int refl_read_state(struct refl_identity *identity, struct refl_carried *carried)
+/* A descriptor, or -errno. */
+static int32_t open_at(int directory, const char *name, int flags)
+{
+    int fd = openat(directory, name, flags | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int refl_keep(struct refl_kept *kept)
+{
+    _Static_assert(sizeof kept->files / sizeof *kept->files == sizeof FILES / sizeof *FILES, "one descriptor each");
+    kept->thread = (int32_t)syscall(SYS_gettid);
+    kept->self = open_at(AT_FDCWD, "/proc/thread-self", O_RDONLY | O_DIRECTORY);
+    if (kept->self < 0)
+        return kept->self;
+    kept->status = open_at(kept->self, "status", O_RDONLY);
+    kept->stat = open_at(kept->self, "stat", O_RDONLY);
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
+        kept->files[i] = open_at(kept->self, FILES[i], O_RDONLY);
+    kept->terminal = terminal_of(kept->stat);
+    return 0;
+}
+
+static void close_open(int32_t fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+void refl_drop(struct refl_kept *kept)
+{
+    kept->thread = 0;
+    close_open(kept->self);
+    close_open(kept->status);
+    close_open(kept->stat);
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
+        close_open(kept->files[i]);
+}
+
+int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity, struct refl_carried *carried)
 {
     memset(carried, 0, sizeof *carried);
     identity->size = 0;
-    int self = open("/proc/thread-self", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (self < 0)
-        return -errno;
-    int error = read_status(self, identity, carried);
-    error = error ? error : read_session(self, identity, carried);
-    error = error ? error : put_namespaces(self, identity);
-    error = error ? error : put_files(self, identity);
-    close(self);
+    int error = read_status(kept->status, identity, carried);
+    error = error ? error : read_session(kept, identity, carried);
+    error = error ? error : put_namespaces(kept->self, identity);
+    error = error ? error : put_files(kept->files, identity);
     error = error ? error : put_settings(identity);
     error = error ? error : put_root(identity);
     return error ? error : read_carried(carried);
+}
+
+int refl_read_state(struct refl_identity *identity, struct refl_carried *carried)
+{
+    struct refl_kept kept;
+    int error = refl_keep(&kept);
+    if (error)
+        return error;
+    error = refl_read_kept(&kept, identity, carried);
+    refl_drop(&kept);
+    return error;
 }
 
 int refl_same_identity(const struct refl_identity *born, const struct refl_identity *now)

@@ -45,10 +45,26 @@ struct refl_carried {
 };
 _Static_assert(sizeof(struct refl_carried) == 16 * 16 + 7 * 8 + 16 * 8 + 16 + 16, "no holes: it is compared as bytes");
 
+/*
+ * Where the caller's state is read from, for who reads it often: descriptors of /proc/thread-self, which stay those of the
+ * thread that has opened them, and its controlling terminal, which changes only for the leader of a session.
+ */
+struct refl_kept {
+    int32_t thread; /* whose they are; 0: none */
+    int32_t self, status, stat;
+    int32_t files[5];
+    int64_t terminal;
+};
+
 /* In the caller (read.c). All return 0 (or a count), or -errno: then something can't be told. */
 
 /* Of the calling thread. About 30 µs. */
 int refl_read_state(struct refl_identity *identity, struct refl_carried *carried);
+
+/* The same with descriptors that stay open: opened by refl_keep, closed by refl_drop. About a third of the time. */
+int refl_keep(struct refl_kept *kept);
+void refl_drop(struct refl_kept *kept);
+int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity, struct refl_carried *carried);
 
 /* 1 if a server born under `born` can serve a caller who is `now`. */
 int refl_same_identity(const struct refl_identity *born, const struct refl_identity *now);

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         run,
         spawn,
     )
+    from .template import Template
 
 __all__ = [
     "DEVNULL",
@@ -33,6 +34,7 @@ __all__ = [
     "LoadError",
     "Popen",
     "ReflectiveError",
+    "Template",
     "TimeoutExpired",
     "call",
     "check_call",
@@ -47,6 +49,7 @@ _HOMES = {
     "plan": ("plan.build", "build"),
     "LoadError": ("errors", "LoadError"),
     "ReflectiveError": ("errors", "ReflectiveError"),
+    "Template": ("template", "Template"),
 }
 
 

@@ -87,10 +87,15 @@ def _mmap_top(lines: list[bytes], first: int) -> int:
 
 def environment() -> tuple[bytes, ...]:
     """What execve and posix_spawn hand on when they are given no environment: C's environ, of which os.environ is a part."""
+    return tuple(environment_block().split(b"\0")[:-1])
+
+
+def environment_block() -> bytes:
+    """The same as one block: each string with its NUL."""
     size = lib.refl_environ(ffi.NULL, 0)
     strings = ffi.new("char[]", size)
     lib.refl_environ(strings, size)
-    return tuple(bytes(ffi.buffer(strings, size)).split(b"\0")[:-1])
+    return bytes(ffi.buffer(strings, size))
 
 
 def _range(line: bytes) -> tuple[int, int]:
