@@ -22,6 +22,7 @@ from typing import Any, Protocol, Unpack
 import pytest
 from start import Difference, Properties, Start, differences, split_smaps
 from support import VARIANTS, Argv, Compiler, StartOptions, loaded, native
+from verdict import may_set_exe
 
 # The differences that user space cannot avoid: property, what reflective may have there (a pattern), and why.
 # Each has a row in docs/kernel-parity.md; any other difference is a bug.
@@ -36,16 +37,6 @@ DOCUMENTED = {
     "stat.flags.PF_FORKNOEXEC": ("1", "set by fork, cleared by execve alone"),
     "stat.flags.PF_SUPERPRIV": ("0|1", "has used a privilege: fork forgets it, setting /proc/self/exe uses one"),
 }
-
-CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
-
-
-def may_set_exe() -> bool:
-    """kernel/sys.c: prctl_set_mm_map."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
-    return bool((effective >> CAP_SYS_ADMIN | effective >> CAP_CHECKPOINT_RESTORE) & 1)
-
 
 if not may_set_exe():
     DOCUMENTED["proc.exe"] = (re.escape(os.readlink("/proc/self/exe")), "setting it takes a capability: degraded says so")
