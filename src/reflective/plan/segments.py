@@ -168,7 +168,8 @@ def _check_bss(image: ElfImage, load: Segment, at: int, space: Space) -> None:
     if load.memsz <= load.filesz:
         return
     shift, end = load.vaddr % PAGE, load.offset + load.filesz
-    if load.filesz and load.flags & PF_W and end % PAGE and page_down(end) >= image.identity.size:
+    absent = page_down(end) >= image.identity.size or not _file_pages(load)
+    if load.filesz and load.flags & PF_W and (shift + load.filesz) % PAGE and absent:
         raise _bad(errno.EFAULT, image, load, f"the file ends before offset {end:#x}, in whose page bss begins")
     start = page_up(at + shift + load.filesz) & WORD if load.filesz else at
     size = page_up(at + shift + load.memsz) - start & WORD
