@@ -10,11 +10,14 @@ import re
 import shutil
 
 import pytest
+from verdict import may_set_exe
 
 # Reasons (regular expressions) that CI accepts, and why.
 ALLOWED = {
     r"python3\.1[23] is not installed": "Debian 12 packages 3.11 alone; the others are tested where pyenv has them",
 }
+
+SETS_EXE = pytest.mark.skipif(not may_set_exe(), reason="/proc/PID/exe stays the parent's: run as root")
 
 
 def needs(program: str, package: str) -> None:

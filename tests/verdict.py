@@ -93,7 +93,7 @@ def may_set_exe() -> bool:
 
 def _without_exe(verdict: Verdict) -> Verdict:
     """Without what tests/programs/argv.c says of /proc/self/exe."""
-    return replace(verdict, output=re.sub(rb'"exe": "[^"]*"', b"", verdict.output))
+    return replace(verdict, output=re.sub(rb'"exe": "[^"]*"', b'"exe": null', verdict.output))
 
 
 def kernel_verdict(path: Str, argv: Sequence[Str] = ("program",), env: Env = NOTHING, setup: Setup | None = None) -> Verdict:
