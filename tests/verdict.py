@@ -78,9 +78,10 @@ def assert_same_verdict(
     """Run both; fail unless they agree. Returns the kernel's verdict."""
     kernel = kernel_verdict(path, argv, env, setup)
     ours = reflective_verdict(path, argv, env, setup)
+    same = verdict_agrees(kernel, ours)
     if not may_set_exe():
-        kernel, ours = _without_exe(kernel), _without_exe(ours)
-    assert verdict_agrees(kernel, ours), f"kernel: {kernel} {kernel.output!r}\nreflective: {ours} {ours.output!r}"
+        same = verdict_agrees(_without_exe(kernel), _without_exe(ours))
+    assert same, f"kernel: {kernel} {kernel.output!r}\nreflective: {ours} {ours.output!r}"
     return kernel
 
 
