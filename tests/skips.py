@@ -10,6 +10,7 @@ import re
 import shutil
 
 import pytest
+from verdict import may_set_exe
 
 # Reasons (regular expressions) that CI accepts, and why.
 ALLOWED = {
@@ -18,6 +19,8 @@ ALLOWED = {
     r"only root has strangers to look at": "CI may run as another user",
     r"no thread of the kernel is visible": "a container has a PID namespace of its own",
 }
+
+SETS_EXE = pytest.mark.skipif(not may_set_exe(), reason="/proc/PID/exe stays the parent's: run as root")
 
 
 def needs(program: str, package: str) -> None:
