@@ -319,3 +319,12 @@ def test_python_has_it_as_typed_events() -> None:
     early.close()
     os.kill(early.pid, signal.SIGKILL)
     assert os.waitpid(early.pid, 0)[1] == signal.SIGKILL
+
+
+def test_a_caller_has_its_source_line_where_dwarf_is(tmp_path: Path) -> None:
+    path = program("traps", tmp_path, "-g", *LAZY)
+    text = (PROGRAMS / "traps.c").read_text().splitlines()
+    for event in events(tmp_path, "--how", "lazy", "--object", "traps", "--", path):
+        if event["event"] == "bind":
+            line = int(event["caller_line"].rpartition(":")[2])
+            assert event["symbol"] in text[line - 1]

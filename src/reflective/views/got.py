@@ -192,6 +192,8 @@ class Lines:
         text += f" {self._paint(target, RESOLVED)}"
         if event.caller is not None:
             text += f"  from {place(event.caller_object, event.caller_symbol, event.caller_offset)}"
+        if event.caller_line:
+            text += f" ({_name(event.caller_line)})"
         return text
 
 

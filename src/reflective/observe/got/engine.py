@@ -334,7 +334,7 @@ class Engine:
         origin = self._caller(process, caller) if caller else ("", "", 0)
         return Bind(
             *where, how, one.path, name, slot.version, TYPES.get(slot.type, str(slot.type)), address,
-            one.section(address), slot.file, before, after, *target, caller, *origin, took,
+            one.section(address), slot.file, before, after, *target, caller, *origin, took, "",
         )  # fmt: skip
 
     def _caller(self, process: Process, address: int) -> tuple[str, str, int]:
@@ -356,7 +356,7 @@ class Engine:
             target, value = ("", "", 0), 0
         return Bind(
             *where, COPY, one.path, slot.symbol, slot.version, "COPY", address, one.section(address), slot.file, slot.file,
-            value, *target, None, "", "", 0, None,
+            value, *target, None, "", "", 0, None, "",
         )  # fmt: skip
 
     def _compare(self, where: Where, process: Process, one: Loaded, role: str) -> Iterator[Event]:
