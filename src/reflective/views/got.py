@@ -68,6 +68,11 @@ def matches(event: Event, symbols: Sequence[str], objects: Sequence[str], hows: 
     return not symbols or symbol is None or _any(symbols, symbol, f"{symbol}@{getattr(event, 'version', '')}")
 
 
+def hijacks(events: Iterable[Event]) -> int:
+    """How many of them are alarms."""
+    return sum(isinstance(event, Write) for event in events)
+
+
 def _any(patterns: Sequence[str], *texts: str) -> bool:
     return any(fnmatchcase(text, pattern) for text in texts for pattern in patterns)
 

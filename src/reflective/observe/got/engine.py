@@ -134,9 +134,9 @@ class Engine:
         new, _ = process.scan()
         main = process.home(process.entry)
         process.main = main.path if main else ""
-        yield Exec(*where, process.main)
+        yield Exec(*where, process.main or process.executable_path())
         if main is None or main.slots is None:
-            yield Note(*where, words.UNREADABLE if main is None else main.there.note)
+            yield Note(*where, next((one.there.note for one in new if one.slots is None), words.UNREADABLE))
             return
         yield from self._objects(where, process, new)
         self._point(process, process.entry, native.ONCE, AT_START)
@@ -221,6 +221,8 @@ class Engine:
     def _objects(self, where: Where, process: Process, new: list[Loaded]) -> Iterator[Event]:
         linking = process.linking()
         for one in new:
+            if one.slots is None:
+                yield Note(*where, f"{one.path}: {one.there.note}")
             if one.slots is None or not (one.watched or one.path == process.main):
                 continue
             how = linking.replace(unbound=len(one.unbound)) if one.relocated else linking

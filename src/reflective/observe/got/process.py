@@ -193,7 +193,8 @@ class Process:
         new = [Object(one) for one in loaded.read(self.pid, fresh) if (one.path, one.bias) not in there] if fresh else []
         for one in new:
             self.tables.add(one.there)
-        self.objects = sorted([*(one for one in self.objects if one not in gone), *new], key=lambda one: one.start)
+        known = [one for one in new if one.slots is not None]
+        self.objects = sorted([*(one for one in self.objects if one not in gone), *known], key=lambda one: one.start)
         self._starts = [one.start for one in self.objects]
         return new, gone
 
@@ -248,6 +249,13 @@ class Process:
         if mapping is None:
             return "", "", address
         return mapping.path or "[anonymous]", "", address - mapping.start
+
+    def executable_path(self) -> str:
+        """What /proc calls the program, whatever it is."""
+        try:
+            return os.readlink(f"/proc/{self.pid}/exe")
+        except OSError:
+            return ""
 
     def executable(self, address: int) -> bool:
         """True if there is code."""
