@@ -132,19 +132,20 @@ class Process:
         self.objects: list[Object] = []
         self.points: dict[int, str] = {}
         self.maps: dict[int, Object] = {}  # by link_map
-        self.started = self.now = False
+        self.started = self.now = self.inherited = False
         self.main = ""
         self.base = self.entry = self.debug = 0
         self.tables = Tables()
         self.space: tuple[maps.Mapping, ...] = ()
         self._memory: Memory | None = None
         self._starts: list[int] = []
+        self._callers: dict[int, tuple[str, str, int]] = {}
         self._places: dict[tuple[int, int], tuple[int, ...]] = {}  # where each file was mapped, by device and inode
 
     def copy(self, pid: int) -> Process:
         """The child of a fork."""
         other = object.__new__(Process)
-        other.__dict__.update(self.__dict__, pid=pid, _memory=None, points=dict(self.points))
+        other.__dict__.update(self.__dict__, pid=pid, _memory=None, points=dict(self.points), inherited=True)
         other.objects = [one.copy() for one in self.objects]
         twins = dict(zip(map(id, self.objects), other.objects, strict=True))
         other.maps = {link_map: twins[id(one)] for link_map, one in self.maps.items() if id(one) in twins}
@@ -179,7 +180,7 @@ class Process:
 
     def scan(self) -> tuple[list[Object], list[Object]]:
         """Objects that have come, and that have gone, since the last time. Raises SessionError."""
-        self.space = maps.read(self.pid)
+        self.space, self._callers = maps.read(self.pid), {}
         firsts: dict[tuple[int, int], list[maps.Mapping]] = {}
         for mapping in self.space:
             if mapping.file and mapping.path.startswith("/"):
@@ -243,6 +244,12 @@ class Process:
         table = self.tables.get(one.path)
         found = table.at(offset) if table else None
         return (one.path, found.name, offset - found.value) if found else (one.path, "", offset)
+
+    def caller(self, address: int) -> tuple[str, str, int]:
+        """The same for a return address, of which few come up again and again."""
+        if address not in self._callers:
+            self._callers[address] = self.target(address)
+        return self._callers[address]
 
     def _elsewhere(self, address: int) -> tuple[str, str, int]:
         mapping = maps.at(self.space, address)
