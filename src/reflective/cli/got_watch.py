@@ -29,6 +29,7 @@ INSTEAD = (("list", "got_list", "show_list"), ("redirect", "got_redirect", "redi
 
 def show(args: argparse.Namespace) -> int:
     """Watches, and returns the program's status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to detach from, it just ends this process
     if args.arguments[:1] == ["--"] and args.program and args.program.startswith("-"):
         args.arguments = args.arguments[1:]
     if bool(args.program) == (args.pid is not None):

@@ -148,7 +148,9 @@ class Engine:
             one.held, one.relocated = process.words(one), True
             one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
             one.lazy = len(one.unbound)
+        process.attaching = True
         yield from self._objects(where, process, new)
+        process.attaching = False
         for one in new:
             yield from self._resolver(where, process, one)
         self._linker(process, process.home(process.base) if process.base else main)

@@ -132,7 +132,7 @@ class Process:
         self.objects: list[Object] = []
         self.points: dict[int, str] = {}
         self.maps: dict[int, Object] = {}  # by link_map
-        self.started = self.now = self.inherited = False
+        self.started = self.now = self.inherited = self.attaching = False
         self.main = ""
         self.base = self.entry = self.debug = 0
         self.tables = Tables()
@@ -156,7 +156,8 @@ class Process:
         home = self.home(self.base) if self.base else None
         main = self.home(self.entry)
         interpreter = (main.slots.interpreter if main and main.slots else None) or ""
-        return Linking(home.path if home else "", "musl" in interpreter or bool(home and "musl" in home.path), self.now)
+        musl = "musl" in interpreter or bool(home and "musl" in home.path)
+        return Linking(home.path if home else "", musl, self.now, attached=self.attaching)
 
     @property
     def memory(self) -> Memory:
