@@ -18,6 +18,7 @@ struct area {
     uint8_t *frame;     /* REFL_FRAME_ROOM bytes, end of the code's page */
     uint64_t frame_at;
     uint8_t *stack_top; /* of the blob's own stack */
+    uint64_t late;          /* bit n: parameter n of plan.h is added in the child (csrc/zygote) */
 };
 
 /* The initial stack, computed before it is written. Addresses are the new program's. */

@@ -32,6 +32,7 @@ __all__ = [
 Found = TypeVar("Found")
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 ATTEMPTS = 64
+USUAL, NOTHING = Options(), Setup()  # nothing special is wanted of the layout, or of the child
 RESTORED = (signal.SIGPIPE.value, signal.SIGXFSZ.value)  # what Python ignores at its start and subprocess restores
 
 
@@ -40,8 +41,8 @@ def spawn(
     argv: Sequence[Word],
     env: Mapping[Any, Any] | None = None,
     *,
-    options: Options = Options(),  # noqa: B008 - a frozen value
-    setup: Setup = Setup(),  # noqa: B008 - likewise
+    options: Options = USUAL,
+    setup: Setup = NOTHING,
     strict: bool = False,
 ) -> int:
     """Starts a program as os.posix_spawn does, and returns its pid, for os.waitpid.
@@ -51,9 +52,9 @@ def spawn(
     """
     words = [encode(word) for word in argv]
     program = path if isinstance(path, LoadPlan) else os.fsdecode(path)
-    if not strict and options == Options():
+    if not strict and (options is USUAL or options == USUAL):
         count, strings = (0, None) if env is None else _packed(env)
-        started = start_by_zygote(program, words, strings, count, None if setup == Setup() else setup)
+        started = start_by_zygote(program, words, strings, count, None if setup is NOTHING else setup)
         if started:
             return started[0]
 
@@ -77,13 +78,13 @@ def _start(request: Callable[[], Request], attempts: int = ATTEMPTS) -> Started:
 
 def _packed(env: Mapping[Any, Any]) -> tuple[int, bytes]:
     """How many NAME=VALUE strings, and all of them, each with its NUL. Raises ValueError as _environment does."""
-    try:
-        items = [f"{key}={value}" for key, value in env.items() if type(key) is type(value) is str and "=" not in key]
-    except TypeError:
-        items = []
-    text = "".join([item + "\0" for item in items])
-    if len(items) == len(env) == text.count("\0"):
-        return len(items), os.fsencode(text)
+    try:  # a few calls that loop in C: one for each string would take longer than all the rest of a start in Python
+        names = "".join(env)
+        text = "\0".join(map("=".join, env.items())) + "\0"
+        if "=" not in names and text.count("\0") == len(env):
+            return len(env), os.fsencode(text)
+    except (TypeError, AttributeError):
+        pass  # bytes, paths; or what is wrong
     strings = _environment(env)
     return len(strings), b"".join(item + b"\0" for item in strings)
 

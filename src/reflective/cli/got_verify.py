@@ -55,6 +55,11 @@ def verify(args: argparse.Namespace) -> int:
                     _say(view.lines(event))
     if not args.json:
         _say(view.end(entry, watch.count, watch.gone))
+    if watch.last != watch.seen and not watch.gone:
+        if args.json:
+            print(view.unseen_json(entry, watch.pid, watch.seen, watch.last), flush=True)
+        else:
+            _say(view.unseen(watch.seen, watch.last))
     if os.WIFSIGNALED(watch.status):
         die_of(os.WTERMSIG(watch.status))
         return 128 + os.WTERMSIG(watch.status)

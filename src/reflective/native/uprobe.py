@@ -19,7 +19,7 @@ from ._core import lib
 PAGE = mmap.PAGESIZE
 RING = 256 * PAGE  # bytes for the records of one CPU, a power of two of pages
 HEAD, TAIL = 1024, 1032  # offsetof(struct perf_event_mmap_page, data_head), data_tail
-LOST, COMM, FORK, SAMPLE, MMAP2 = 2, 3, 7, 9, 10  # PERF_RECORD_*
+LOST, COMM, EXIT, FORK, SAMPLE, MMAP2 = 2, 3, 4, 7, 9, 10  # PERF_RECORD_*
 COMM_EXEC = 1 << 13
 HEADER = struct.Struct("<IHH")
 LATE = 2_000_000  # ns by which a record may come late to its ring
@@ -61,6 +61,13 @@ class Execed(Value):
     pid: int
 
 
+class Ended(Value):
+    """The first thread of a process has ended."""
+
+    t_ns: int
+    pid: int
+
+
 class Lost(Value):
     """So many records found no room."""
 
@@ -68,7 +75,7 @@ class Lost(Value):
     count: int
 
 
-Record = Hit | Mapped | Forked | Execed | Lost
+Record = Hit | Mapped | Forked | Execed | Ended | Lost
 
 
 class Probes:
@@ -234,6 +241,9 @@ def _record(kind: int, misc: int, data: bytes) -> Record | None:
     if kind == FORK:
         child, parent = struct.unpack_from("<II", data)
         return Forked(now, parent, child) if child != parent else None
+    if kind == EXIT:
+        pid, _, tid = struct.unpack_from("<III", data)
+        return Ended(now, pid) if pid == tid else None
     if kind == COMM and misc & COMM_EXEC:
         return Execed(now, struct.unpack_from("<I", data)[0])
     return Lost(now, struct.unpack_from("<QQ", data)[1]) if kind == LOST else None

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
+from struct import Struct
 
 from ..elf.image import PAGE, ElfImage, FileIdentity
 from ..plan import steps
 from ..plan.build import ELF_ET_DYN_BASE, LoadPlan, build
-from ..plan.layout import PMD, STACK_TOP, System
+from ..plan.layout import PMD, STACK_RND_BITS, STACK_TOP, System
 from ..plan.segments import alignment, page_down, page_up, span, total
 from . import encode
 from ._core import ffi, lib
@@ -34,6 +35,8 @@ LATE = ("interp", "vdso", "vdso_end", "vdso_new")
 RESET_BY_EXECVE = (steps.Call, steps.ResetSignals, steps.CloseOnExec, steps.HideMmapBase)
 SIGACTION_SIZE = 8
 KEPT = 128  # recipes
+RANDOM = Struct("<16s4Q")
+STACK_PAGES = (1 << STACK_RND_BITS) - 1
 BINFMT_MISC, BINFMT_MAGIC = b"/proc/sys/fs/binfmt_misc", 0x42494E4D
 
 
@@ -52,24 +55,20 @@ class Recipe:
             self.degraded += (Degradation("exe", why),)
         self.moved = image.relocatable and interpreter is None  # goes to the mmap area, its heap to where others go
         self.drawn = image.relocatable and interpreter is not None
-        self.align, self.first = alignment(image), page_down(image.loads[0].vaddr)
-        self.end = page_up(max(load.vaddr + load.memsz for load in image.loads))
-        self.least, self.pages, self.brk_pages = known.min_address, known.rnd_bits, known.brk_range >> 12
+        self.align, self.first = alignment(image), page_up(image.loads[0].vaddr)
+        end = page_up(max(load.vaddr + load.memsz for load in image.loads))
+        self.brk = page_up(ELF_ET_DYN_BASE) if self.moved else end + PAGE
+        self.least, self.pages, self.brk_pages = known.min_address, (1 << known.rnd_bits) - 1, known.brk_range >> 12
         self.struct = self._structure(known)
 
     def draw(self) -> tuple[bytes, int, int, int, int]:
         """The 16 random bytes, and where executable, heap and stack go in one start: as plan/layout.py has it."""
-        data = os.urandom(56)
-        bits = int.from_bytes(data[16:], "little")
-        high, low, shuffle = bits & 0x3FFFFF, bits >> 22 & 8191, bits >> 35 & 8191
-        stack_top = page_up((STACK_TOP - (high << 12) - low) & ~15)
-        bits >>= 48
-        exe = 0
-        if self.drawn:
-            exe = page_down(((ELF_ET_DYN_BASE + ((bits & (1 << self.pages) - 1) << 12)) & -self.align) - self.first)
-        heap = (bits >> 64) % self.brk_pages << 12
-        brk = page_up(ELF_ET_DYN_BASE) + heap if self.moved else max(exe + self.end + PAGE + heap, self.least)
-        return data[:16], exe, brk, stack_top, shuffle
+        random, stack, low, pages, heap = RANDOM.unpack(os.urandom(RANDOM.size))
+        high = (stack & STACK_PAGES) << 12
+        stack_top = ((STACK_TOP - high - (low & 8191)) & ~15) + PAGE - 1 & -PAGE
+        exe = ((ELF_ET_DYN_BASE + ((pages & self.pages) << 12)) & -self.align) - self.first if self.drawn else 0
+        brk = self.brk + exe + (heap % self.brk_pages << 12)
+        return random, exe, max(brk, self.least), stack_top, low >> 13 & 8191
 
     def _structure(self, known: System) -> Any:
         """struct refl_recipe, and what it points to."""
@@ -77,7 +76,7 @@ class Recipe:
         interp = page_up(total(plan.interpreter)) if plan.interpreter else 0
         exe = page_up(total(plan.executable)) if self.moved else 0
         params = {
-            "exe": -exe - self.first if self.moved else 0,
+            "exe": -exe,
             "interp": -interp,
             "vdso": -size,
             "vdso_end": 0,
@@ -184,12 +183,13 @@ _recipes: dict[str | int, tuple[object, Recipe | None]] = {}
 def _recipe(program: str | LoadPlan) -> Recipe | None:
     """The recipe for a path, or for a plan; None if there can't be one. Raises LoadError for what can't be planned."""
     key = program if isinstance(program, str) else id(program)
-    if key not in _recipes:
+    known = _recipes.get(key)
+    if known is None:
         made = _make(build(program) if isinstance(program, str) else program)
         if len(_recipes) >= KEPT:
             _recipes.clear()
-        _recipes[key] = program, made  # the plan must live as long as its id is here
-    return _recipes[key][1]
+        known = _recipes[key] = program, made  # the plan must live as long as its id is here
+    return known[1]
 
 
 def _make(plan: LoadPlan) -> Recipe | None:
@@ -246,7 +246,7 @@ def start(
         return None
     result = _launch(recipe, argv, env, envc, wishes)
     if result == -ESTALE:
-        del _recipes[program if isinstance(program, str) else id(program)]
+        _recipes.pop(program if isinstance(program, str) else id(program), None)
         recipe = _recipe(program)
         result = _launch(recipe, argv, env, envc, wishes) if recipe else result
     del alive
@@ -254,7 +254,7 @@ def start(
 
 
 def _launch(recipe: Recipe, argv: list[bytes], env: bytes | None, envc: int, wishes: Any) -> int:
-    words = recipe.plan.argv(argv)
+    words = recipe.plan.argv(argv) if recipe.plan.prefix or not argv else argv
     joined = b"\0".join(words) + b"\0"
     given = (ffi.NULL, 0, 0) if env is None else (env, len(env), envc)
     return int(lib.refl_launch(recipe.struct, joined, len(joined), len(words), *given, *recipe.draw(), wishes))

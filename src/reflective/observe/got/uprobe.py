@@ -19,7 +19,7 @@ from ...elf.relocations import JMPREL, JUMP_SLOT, TYPES, Slot, Slots
 from ...elf.symbols import Symbols
 from ...errors import LoadError, SessionError
 from ...native.got import gated
-from ...native.uprobe import Execed, Forked, Hit, Mapped, Probes, Record
+from ...native.uprobe import Ended, Execed, Forked, Hit, Mapped, Probes, Record
 from ...plan.build import search
 from ...proc import loaded, maps
 from ...proc.loaded import VDSO, Loaded
@@ -52,6 +52,7 @@ class Reader:
     def __init__(self) -> None:
         self.tables = Tables()
         self._spaces: dict[int, list[Part]] = {}
+        self.ended: dict[int, int] = {}  # when, by process
         self._new: set[int] = set()  # processes that have called execve, and have mapped nothing yet
         self._inside: dict[int, list[Hit]] = {}  # by thread: resolutions may nest (the resolver of an IFUNC calls something)
         self._slots: dict[str, Slots | None] = {}
@@ -87,6 +88,8 @@ class Reader:
             elif isinstance(one, Execed):
                 self._spaces[one.pid] = []
                 self._new.add(one.pid)
+            elif isinstance(one, Ended):
+                self.ended[one.pid] = one.t_ns
             else:
                 yield Note(0, 0, one.t_ns, f"{one.count} records found no room: some bindings are missing")
 
@@ -216,8 +219,9 @@ class UprobeWatch:
         if self.status is None:
             return []
         killed = os.WIFSIGNALED(self.status)
+        now = self._reader.ended.get(self.pid, 0) or time.monotonic_ns()
         code, number = (None, os.WTERMSIG(self.status)) if killed else (os.WEXITSTATUS(self.status), None)
-        return [Exit(self.pid, self.pid, time.monotonic_ns(), code, number, ())]
+        return [Exit(self.pid, self.pid, now, code, number, ())]
 
     def _ended(self) -> bool:
         """A program that we started is waited for; its children may live on."""
