@@ -53,13 +53,13 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
         number: signal.signal(number, lambda at, _: interrupts.append(at)) for number in (signal.SIGINT, signal.SIGTERM)
     }
     tally, lines = got.Tally(), got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
-    hijacks, failed = 0, None
+    hijacks, failed, selection = 0, None, (args.symbol, args.object, args.how)
     watch = _started(args)
     watch.interrupted = lambda: bool(interrupts)
     try:
         for events in watch.batches():
             hijacks += got.hijacks(events)
-            wanted = [one for one in events if got.matches(one, args.symbol, args.object, args.how)]
+            wanted = [one for one in events if got.matches(one, *selection)] if any(selection) else events
             if args.summary:
                 tally.add(wanted)
             else:
