@@ -71,7 +71,7 @@ def test_search_paths(tmp_path: Path) -> None:
     needs("cc", "gcc")
     (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
     for flag in ("--enable-new-dtags", "--disable-new-dtags"):
-        command = ["cc", "-o", tmp_path / "main", tmp_path / "main.c", f"-Wl,{flag},-rpath,/one:$ORIGIN/two"]
+        command = ["cc", "-o", str(tmp_path / "main"), str(tmp_path / "main.c"), f"-Wl,{flag},-rpath,/one:$ORIGIN/two"]
         subprocess.run(command, check=True)
         assert linker.search_paths(read(tmp_path / "main")) == ["/one", "$ORIGIN/two"]
     assert linker.search_paths(read(os.path.realpath("/bin/true"))) == []
