@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 BLOB = Path("csrc/blob")
-TEMPLATE = Path("csrc/template")
+TEMPLATE, ZYGOTE = Path("csrc/template"), Path("csrc/zygote")
 BLOB_FLAGS = [
     "-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-Wconversion", "-Werror",
     "-ffreestanding", "-fPIC", "-fno-stack-protector", "-fno-jump-tables", "-fno-tree-loop-distribute-patterns",
@@ -25,14 +25,19 @@ class BuildCore(build_ext):
             where.mkdir(parents=True, exist_ok=True)
             compiler = self.compiler.compiler_so[0]
             blob = [BLOB / name for name in ("executor.c", "state.c", "tail.S")]
-            template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c", "../zygote/adopt.c")]
-            for name, sources in (("blob", blob), ("template", template)):
-                (where / f"{name}_bytes.h").write_text(flat_header(compiler, where, name, sources))
+            zygote = [ZYGOTE / "zygote.c", *blob]
+            template = [*(TEMPLATE / name for name in ("entry.S", "serve.c", "become.c")), ZYGOTE / "adopt.c"]
+            for name, sources, script in (
+                ("blob", blob, BLOB / "blob.ld"),
+                ("zygote", zygote, BLOB / "blob.ld"),
+                ("template", template, TEMPLATE / "template.ld"),
+            ):
+                (where / f"{name}_bytes.h").write_text(flat_header(compiler, where, name, sources, script))
             ext.include_dirs.append(str(where))
         super().build_extension(ext)
 
 
-def flat_header(compiler: str, where: Path, name: str, sources: list[Path]) -> str:
+def flat_header(compiler: str, where: Path, name: str, sources: list[Path], script: Path) -> str:
     """Freestanding code as a C array. Its linker script refuses data, relocations and a GOT; -no-pie those of a loader."""
     linked, flat = str(where / f"{name}.elf"), where / f"{name}.bin"
     linking = [
@@ -41,7 +46,7 @@ def flat_header(compiler: str, where: Path, name: str, sources: list[Path]) -> s
         "-no-pie",
         "-Wl,--build-id=none",
         "-Wl,--orphan-handling=error",
-        f"-Wl,-T,csrc/{name}/{name}.ld",
+        f"-Wl,-T,{script}",
     ]
     subprocess.run([compiler, *BLOB_FLAGS, *map(str, sources), *linking, "-o", linked], check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", linked, str(flat)], check=True)

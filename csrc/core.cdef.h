@@ -24,7 +24,7 @@ struct refl_start {
     uint64_t set_exe;        /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
     uint64_t own_mask;       /* 1: the program's signal mask is sigmask, not this thread's */
     uint64_t sigmask;
-    uint64_t params[27];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
+    uint64_t params[29];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
 };
 
 /* Counts and sizes that encode.py depends on: parameters, kinds, sizeof op, aux, report. */
@@ -35,6 +35,34 @@ int64_t refl_spawn(struct refl_start *start);
 
 /* This process becomes the program. -errno if that could not even begin. */
 int64_t refl_replace(struct refl_start *start);
+
+/* What all starts of a program by way of a zygote have in common (csrc/zygote). */
+struct refl_recipe {
+    const struct refl_start *start; /* but for strings and stack; what is late, as if the zygote's mmap base were 0 */
+    const char *path;               /* AT_EXECFN */
+    const char *paths[3];           /* executable, interpreter, script; NULL: there is none */
+    uint64_t identities[3][4];      /* device, inode, size, time of modification in ns */
+    uint64_t late;                  /* bit: parameter that the mmap base is added to */
+    uint64_t vdso_image;            /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
+    uint64_t ids[4];                /* real and effective user, real and effective group that it was made for */
+    uint64_t capabilities;          /* and the effective capabilities */
+};
+
+/* What is done in the child first. */
+struct refl_wishes {
+    const uint8_t *before; /* operations whose addresses may be relative to data */
+    uint64_t before_count;
+    const char *data;
+    uint64_t close_fds; /* 1: all descriptors above 2 but those to keep */
+    const int32_t *keep;
+    uint64_t keep_count;
+};
+
+/* A child that is the program, at a cost that does not grow with this process: its pid, or -errno, and then nothing has happened
+ * that could not be tried again by refl_spawn. -ESTALE: the recipe must be made anew. `env` NULL: C's environ. */
+int64_t refl_launch(const struct refl_recipe *recipe, const char *argv, uint64_t argv_size, uint64_t argc, const char *env,
+                    uint64_t env_size, uint64_t envc, const char *random, uint64_t exe, uint64_t brk, uint64_t stack_top,
+                    uint64_t shuffle, const struct refl_wishes *wishes);
 
 /* 1 if the kernel refuses to change [start, end): sealed system mappings. */
 int refl_sealed(uint64_t start, uint64_t end);
@@ -76,29 +104,36 @@ void refl_die_of(int number);
  * traced. It will stop before its first instruction, for waitpid to see. */
 int64_t refl_exec_traced(const char *path, char *const *argv, char *const *envp);
 
+/* Keeps [start, end) out of this process's children, for good, unless refl_spawn's child needs something there before it has
+ * unmapped all of it. 1 if it is kept out. Forks become cheaper, and nothing there has to be copied when it is written. */
+int refl_leave_out(uint64_t start, uint64_t end);
+
 /* Lets a stopped, traced child run to an address, by a hardware breakpoint that is gone afterwards. 0 if it is there, -errno,
  * or its wait status if it ended first. */
 int64_t refl_run_to(int pid, uint64_t address);
 
-/* What to copy of a system call's arguments; up to 8 a call, the first with when == 0 ends the list. */
+/* What to copy of a system call's arguments; up to 16 a call, the first with when == 0 ends the list. */
 struct refl_copy {
-    uint8_t when;   /* 1: when the call is entered, 2: when it has returned */
-    uint8_t kind;   /* 1 string, 2 bytes, 3 vector of strings, 4 length of a vector, 5 iovec, 6 what a descriptor is,
-                       7 the 8 bytes `size` above the stack pointer */
-    uint8_t arg;    /* which argument points there */
-    uint8_t
-        count; /* size is multiplied: 0-5 by that argument, 6 by the result, 7 by 1, 8 by the 32-bit word argument 2 points to */
+    uint8_t when; /* 1: when the call is entered, 2: when it has returned */
+    /* 1 string, 2 bytes, 3 vector of strings, 4 length of a vector, 5 iovec, 6 what a descriptor is, 7 the 8 bytes `size` above
+     * the stack pointer, 8 `size` bytes from there, 9 struct msghdr, 10 array of struct mmsghdr, 11 a pointer, a word, and `size`
+     * bytes behind the pointer, 12 what the descriptors are that lie `size` & 0xffff bytes apart; `size` >> 16 of them, unless that is 0, 13 struct user_regs_struct */
+    uint8_t kind;
+    uint8_t arg; /* which argument points there; 6: the result */
+    uint8_t count; /* size is multiplied: 0-5 by that argument, 6 by the result, 7 by 1, 8 by the 32-bit word that the next
+                      argument points to */
     uint32_t size; /* in bytes; kind 1: 0, as far as the limit goes; kind 2: 1, likewise, 0: single bytes beyond it */
 };
 
 /* One trace session. Everything is copied or used before refl_trace_finish. */
 struct refl_trace_options {
-    const struct refl_copy *copies; /* numbers rows of 8 */
+    const struct refl_copy *copies; /* numbers rows of 16 */
     const uint8_t *wanted; /* numbers + 1 bytes: 1, such calls are recorded; the last is for all others */
     uint64_t numbers;
     uint64_t string_limit;
     const int32_t *tids; /* tasks to attach to */
     uint64_t tid_count;
+    uint64_t needed; /* so many of them must be attached to; the others may have ended */
     int32_t gate; /* >= 0: tids[0] is our child and reads one byte here before it becomes the program */
     int32_t leader; /* whose wait status is the session's */
     uint32_t follow; /* 1: children and threads too */
@@ -116,8 +151,40 @@ int64_t refl_trace_take(void *trace, uint8_t **data, uint64_t enough, uint32_t t
 /* Asks the session to detach from all tasks and end. */
 void refl_trace_stop(void *trace);
 
-/* Waits for the end. The leader's wait status, -1 if it lives; *error is the errno that ended the session, or 0. */
-int32_t refl_trace_finish(void *trace, int32_t *error);
+/* Waits for the end. The leader's wait status, -1 if it lives; *error is the errno that ended the session, or 0; *refused
+ * the task that could not be attached to. */
+int32_t refl_trace_finish(void *trace, int32_t *error, int32_t *refused);
+
+/* execve; its errno. */
+int refl_execve(const char *path, char *const *argv, char *const *envp);
+
+/* What a session that watches the GOT is to do before the task that asked goes on; a session, too, for the functions above. */
+struct refl_got_change {
+    uint8_t op; /* 1: breakpoint at `address`, 2: table of the link_map at `address`, 3: no table of it any more */
+    uint8_t kind; /* of a breakpoint: 0 asks, 1 asks once, 2 the resolver's entry, 3 its jump */
+    uint8_t step; /* of its instruction: 0 none, 1 push reg, 2 reg = value, 3 jump to reg, 4 return */
+    uint8_t reg; /* 0-15, as the processor counts them */
+    uint8_t length; /* of its instruction, which is as `bytes` say, or else nothing is set */
+    uint8_t bytes[16];
+    uint64_t address;
+    uint64_t value;
+    const uint64_t *slots; /* count addresses: where the slot of each relocation of DT_JMPREL is */
+    uint64_t count;
+};
+
+/* As refl_trace_start; of the options tids, gate, leader and pin count. */
+void *refl_got_start(const struct refl_trace_options *options);
+
+/* Each record of kind EVENT_ASK is answered once. -1: no memory, nothing was changed. */
+int32_t refl_got_answer(void *got, const struct refl_got_change *changes, uint64_t count);
+
+/* A mount of tracefs that is nowhere but behind the descriptor returned; or -errno. */
+int64_t refl_tracefs(void);
+
+/* perf_event_open for a tracepoint in a task and its children, on one CPU; -errno. Records go to the ring of the event `into`,
+ * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. `distinct`: each
+ * task's events stay its own, and samples have a count (perf.c says why); EINVAL on kernels that can't. */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into, uint8_t distinct);
 
 /* A template (csrc/template): its code, of the size returned; out may be NULL. */
 uint64_t refl_template_code(uint8_t *out);

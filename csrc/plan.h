@@ -22,6 +22,7 @@ enum refl_parameter {
     PARAM_EXE_FD,       /* descriptors, open in the child until their step closes them */
     PARAM_INTERP_FD,
     PARAM_REPORT_FD,    /* write end of the report pipe, or -1: nobody listens (in place) */
+    PARAM_BINARY_FD,    /* what a handler of binfmt_misc gets open; -1: nothing */
     PARAM_BLOB,         /* the blob's area [BLOB, BLOB_END), page aligned */
     PARAM_VDSO,         /* vvar and vdso as the parent has them: [VDSO, VDSO_END) */
     PARAM_VDSO_END,
@@ -42,6 +43,7 @@ enum refl_parameter {
     PARAM_MM,           /* struct prctl_mm_map, inside the area */
     PARAM_RSEQ,         /* this thread's rseq area; 0: none registered */
     PARAM_RSEQ_SIZE,
+    PARAM_EXECFD_AT,    /* the value of AT_EXECFD in IMAGE; 0: there is none */
     PARAM_COUNT
 };
 
@@ -51,23 +53,25 @@ enum refl_kind {
     OP_ZERO,            /* arg1 bytes at arg0 */
     OP_COPY,            /* arg2 bytes from arg1 to arg0 */
     OP_SIGNALS,         /* every handler to SIG_DFL, ignored stay ignored unless bit (signal - 1) of arg0 is set */
-    OP_CLOEXEC,         /* close descriptors marked close-on-exec, but arg0, arg1, arg2 */
+    OP_CLOEXEC, /* close descriptors marked close-on-exec, but arg0 to arg3: executable, interpreter, report, binary */
+    OP_CHOOSE, /* write to arg4 the lowest descriptor that is free once arg0 to arg3 are */
+    OP_HAND_OVER, /* make arg3 that descriptor, as *arg4 says; close the others of the four */
     OP_COUNT
 };
 
 enum refl_flag {
-    OP_EXACT = 1,       /* the result must be arg[0] (OP_CALL) or arg[4] with OP_EXACT_4: mmap and mremap to a place */
+    OP_EXACT = 1, /* the result must be arg[0] (OP_CALL) or arg[4] with OP_EXACT_4: mmap and mremap to a place */
     OP_EXACT_4 = 2,
-    OP_MAY_FAIL = 4,    /* a negative result is no failure */
-    OP_IF_ARG0 = 8,     /* skipped when arg[0] is 0 */
+    OP_MAY_FAIL = 4, /* a negative result is no failure */
+    OP_IF_ARG0 = 8, /* skipped when arg[0] is 0 */
 };
 
 struct refl_op {
     uint16_t kind;
     uint16_t flags;
-    uint16_t nr;        /* system call number, OP_CALL */
-    uint16_t step;      /* the plan's step it belongs to, for the report */
-    uint8_t param[6];   /* enum refl_parameter, added to arg[i] */
+    uint16_t nr; /* system call number, OP_CALL */
+    uint16_t step; /* the plan's step it belongs to, for the report */
+    uint8_t param[6]; /* enum refl_parameter, added to arg[i] */
     uint8_t pad[2];
     uint64_t arg[6];
 };
@@ -84,7 +88,7 @@ _Static_assert(sizeof(struct refl_aux) == 24, "encode.py packs 24 bytes an entry
 /* What the blob writes to the report pipe when an operation fails; 24 bytes, below PIPE_BUF, hence whole or not at all. */
 struct refl_report {
     uint32_t step;
-    int32_t error;      /* errno, positive */
+    int32_t error; /* errno, positive */
     uint32_t kind;
     uint32_t nr;
     uint64_t arg0;
@@ -100,12 +104,12 @@ _Static_assert(sizeof(struct refl_report) == 24, "run.py unpacks 24 bytes");
 
 /* The blob's argument. */
 struct refl_job {
-    const struct refl_op *ops;  /* with parameters added */
+    const struct refl_op *ops; /* with parameters added */
     uint64_t count;
-    uint64_t frame;             /* the ucontext that is the new program's initial state */
-    uint64_t drop;              /* what the tail unmaps: all of the area but the code's page, or nothing */
+    uint64_t frame; /* the ucontext that is the new program's initial state */
+    uint64_t drop; /* what the tail unmaps: all of the area but the code's page, or nothing */
     uint64_t drop_size;
-    int64_t report_fd;          /* -1: nobody listens */
+    int64_t report_fd; /* -1: nobody listens */
 };
 
 #endif

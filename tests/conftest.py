@@ -9,7 +9,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 import skips
-from support import Compiler
+
+from reflective.conform.variants import Compiler
 
 # From Python 3.13 on it would start programs with posix_spawn, when the path has a slash: glibc's leaves signals 32 and 33
 # ignored, which execve does not.

@@ -63,6 +63,10 @@ static int64_t perform(const struct refl_op *op)
         return reset_signals(a[0]);
     case OP_CLOEXEC:
         return close_on_exec(a);
+    case OP_CHOOSE:
+        return choose_descriptor(a, (uint64_t *)a[4]);
+    case OP_HAND_OVER:
+        return hand_over(a, *(const uint64_t *)a[4]);
     default:
         return -ENOSYS;
     }

@@ -55,48 +55,81 @@ static int64_t number(const char *name)
     return value;
 }
 
-static void close_if_marked(uint64_t fd, const uint64_t keep[3])
+static int is_own(uint64_t fd, const uint64_t own[4])
 {
-    if (fd == keep[0] || fd == keep[1] || fd == keep[2])
+    return fd == own[0] || fd == own[1] || fd == own[2] || fd == own[3];
+}
+
+static void close_if_marked(uint64_t fd, const uint64_t own[4])
+{
+    if (is_own(fd, own))
         return;
     int64_t flags = call3(__NR_fcntl, fd, F_GETFD, 0);
     if (!is_error(flags) && flags & 1 /* FD_CLOEXEC */)
         call3(__NR_close, fd, 0, 0);
 }
 
+enum { DESCRIPTORS_MOST = 1 << 20 /* fs.nr_open */ };
+
 /* Without /proc every possible number is tried. */
-static void close_by_number(const uint64_t keep[3])
+static void close_by_number(const uint64_t own[4])
 {
     struct {
         uint64_t now, most;
-    } limit = {0, 0};
+    } limit = {DESCRIPTORS_MOST, 0};
     call4(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, 0, (uint64_t)&limit);
-    for (uint64_t fd = 0; fd < limit.now && fd < 1u << 20; fd++)
-        close_if_marked(fd, keep);
+    for (uint64_t fd = 0; fd < limit.now && fd < DESCRIPTORS_MOST; fd++)
+        close_if_marked(fd, own);
 }
 
 /* fs/file.c: do_close_on_exec. The directory lists by number, so closing while reading it skips nothing. */
-int64_t close_on_exec(const uint64_t keep[3])
+int64_t close_on_exec(const uint64_t own[4])
 {
     _Alignas(8) char buffer[2048];
     char path[] = {'/', 'p', 'r', 'o', 'c', '/', 's', 'e', 'l', 'f', '/', 'f', 'd', 0}; /* on the stack: no .rodata needed */
     int64_t directory = call3(__NR_open, (uint64_t)path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (is_error(directory)) {
-        close_by_number(keep);
+        close_by_number(own);
         return 0;
     }
-    for (;;) {
-        int64_t got = call3(__NR_getdents64, (uint64_t)directory, (uint64_t)buffer, sizeof buffer);
-        if (got <= 0)
-            break;
+    int64_t got;
+    while ((got = call3(__NR_getdents64, (uint64_t)directory, (uint64_t)buffer, sizeof buffer)) > 0) {
         for (int64_t at = 0; at < got;) {
             const struct directory_entry *entry = (const struct directory_entry *)(buffer + at);
             int64_t fd = number(entry->name);
             if (fd >= 0 && fd != directory)
-                close_if_marked((uint64_t)fd, keep);
+                close_if_marked((uint64_t)fd, own);
             at += entry->size;
         }
     }
     call3(__NR_close, (uint64_t)directory, 0, 0);
+    if (got < 0)
+        close_by_number(own);
+    return 0;
+}
+
+/* fs/file.c: get_unused_fd_flags, in a process where the loader's own descriptors are already closed. */
+int64_t choose_descriptor(const uint64_t own[4], uint64_t *chosen)
+{
+    uint64_t fd = 0;
+    while (!is_own(fd, own) && !is_error(call3(__NR_fcntl, fd, F_GETFD, 0)))
+        fd++;
+    *chosen = fd;
+    return 0;
+}
+
+/* The report pipe goes last: until then a failure can be told. */
+int64_t hand_over(const uint64_t own[4], uint64_t chosen)
+{
+    uint64_t report = own[2], binary = own[3];
+    call3(__NR_close, own[0], 0, 0);
+    call3(__NR_close, own[1], 0, 0);
+    int64_t result = chosen == binary ? call3(__NR_fcntl, binary, F_SETFD, 0) : call3(__NR_dup2, binary, chosen, 0);
+    if (is_error(result))
+        return result;
+    if (chosen != binary)
+        call3(__NR_close, binary, 0, 0);
+    if (chosen != report)
+        call3(__NR_close, report, 0, 0);
     return 0;
 }

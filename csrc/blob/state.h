@@ -5,6 +5,9 @@
 #include <stdint.h>
 
 int64_t reset_signals(uint64_t to_default);
-int64_t close_on_exec(const uint64_t keep[3]);
+/* own: the loader's descriptors: executable, interpreter, report pipe, binary. */
+int64_t close_on_exec(const uint64_t own[4]);
+int64_t choose_descriptor(const uint64_t own[4], uint64_t *chosen);
+int64_t hand_over(const uint64_t own[4], uint64_t chosen);
 
 #endif

@@ -9,6 +9,7 @@
  *            auxv, envp, argv
  *   sp       argc
  */
+#include <elf.h>
 #include <errno.h>
 #include <string.h>
 
@@ -64,6 +65,7 @@ int stack_layout(const struct refl_start *start, struct stack *s)
     uint64_t auxv_size = (start->aux_count + 1) * 16;
     s->sp = (at - auxv_size - words) & ~15ul;
     s->auxv = s->sp + words;
+    s->execfd = 0;
     s->low = lowest(start, s);
     return 0;
 }
@@ -107,6 +109,8 @@ int stack_write(struct refl_start *start, struct stack *s, uint8_t *image)
         if (aux.param >= PARAM_COUNT)
             return -EINVAL;
         aux.value += start->params[aux.param];
+        if (aux.type == AT_EXECFD)
+            s->execfd = s->auxv + 16 * i + 8;
         memcpy(slot, &aux, 16);
     }
 

@@ -9,12 +9,13 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../core.cdef.h"
+#include "prepare.h"
 
 enum { TO_DEFAULT = 2, ENABLE_FIRST = 1 /* DR7: debug register 0, on execution, one byte */ };
 
@@ -53,6 +54,19 @@ int64_t refl_exec_traced(const char *path, char *const *argv, char *const *envp)
     if (error && pid > 0)
         waitpid(pid, NULL, 0);
     return error ? -error : pid;
+}
+
+/* A child of refl_spawn returns from its system call, and enters the blob; the kernel writes to its rseq area. */
+int refl_leave_out(uint64_t start, uint64_t end)
+{
+    uint64_t rseq, size;
+    rseq_registered(&rseq, &size);
+    const uint64_t needed[] = {(uint64_t)__builtin_frame_address(0), (uint64_t)__builtin_thread_pointer(), rseq, rseq + size,
+                               (uint64_t)(uintptr_t)refl_spawn,      (uint64_t)(uintptr_t)syscall};
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (start <= needed[i] && needed[i] < end)
+            return 0;
+    return madvise((void *)start, end - start, MADV_DONTFORK) == 0;
 }
 
 static long debug_register(int pid, size_t number, uint64_t value)

@@ -4,7 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/user.h>
 #include <unistd.h>
 
 #include "tracer.h"
@@ -14,6 +17,11 @@
 #define BY_ONE 7
 #define BY_WORD 8
 #define VECTOR_MOST 4096u
+#define MMSGHDR 64u
+#define SOCKADDR_MOST 128u
+#define CONTROL_MOST 4096u
+#define DESCRIPTORS_MOST 64u
+#define RESULT 6 /* as an argument's number */
 
 bool payload_add(struct task *task, const struct payload *head, const void *bytes)
 {
@@ -139,6 +147,63 @@ static void add_iovec(struct task *task, struct payload head, uint64_t count, si
     }
 }
 
+/* What lies behind a pointer that was itself copied: always a payload, empty if there is nothing, since order tells them apart. */
+static void add_piece(struct task *task, struct payload head, const void *pointer, uint64_t size, uint64_t most)
+{
+    head.kind = COPY_IOVEC;
+    head.address = (uint64_t)pointer;
+    add_bytes(task, head, !pointer ? 0 : size < most ? size : most);
+}
+
+/* struct msghdr: itself, and then name, vectors, what they point to, control. */
+static void add_message(struct task *task, struct payload head, size_t size, uint64_t left, size_t limit)
+{
+    uint8_t bytes[MMSGHDR] = {0};
+    struct msghdr message;
+    struct iovec vectors[64];
+    size_t got = read_memory(task->tid, head.address, bytes, size);
+    head.kind = COPY_BYTES;
+    head.length = (uint32_t)got;
+    payload_add(task, &head, bytes);
+    if (got < size)
+        return;
+    memcpy(&message, bytes, sizeof message);
+    if (size == MMSGHDR && head.when == 2) {
+        uint32_t length;
+        memcpy(&length, bytes + sizeof message, sizeof length);
+        left = length;
+    }
+    uint64_t count = message.msg_iovlen < 64 ? message.msg_iovlen : 64;
+    add_piece(task, head, message.msg_name, message.msg_namelen, SOCKADDR_MOST);
+    add_piece(task, head, message.msg_iov, count * sizeof *vectors, sizeof vectors);
+    got = message.msg_iov ? read_memory(task->tid, (uint64_t)message.msg_iov, vectors, count * sizeof *vectors) : 0;
+    for (size_t i = 0; i < got / sizeof *vectors; i++) {
+        uint64_t part = vectors[i].iov_len < left ? vectors[i].iov_len : left;
+        left -= part;
+        add_piece(task, head, vectors[i].iov_base, part, limit + 1);
+    }
+    add_piece(task, head, message.msg_control, message.msg_controllen, CONTROL_MOST);
+}
+
+static void add_messages(struct task *task, struct payload head, uint64_t count, size_t limit)
+{
+    for (uint64_t i = 0; i < count && i <= limit && i < 64; i++) {
+        add_message(task, head, MMSGHDR, ~0ul, limit);
+        head.address += MMSGHDR;
+    }
+}
+
+/* A pointer and a word, and what the pointer points to: pselect6's last argument. */
+static void add_behind(struct task *task, struct payload head, uint64_t size)
+{
+    uint64_t pair[2] = {0, 0};
+    size_t got = read_memory(task->tid, head.address, pair, sizeof pair);
+    head.kind = COPY_BYTES;
+    head.length = (uint32_t)got;
+    payload_add(task, &head, pair);
+    add_piece(task, head, (const void *)pair[0], got == sizeof pair ? size : 0, size);
+}
+
 static void add_link(struct task *task, struct payload head, const char *name)
 {
     char path[64], target[PAGE];
@@ -150,21 +215,56 @@ static void add_link(struct task *task, struct payload head, const char *name)
     payload_add(task, &head, target);
 }
 
+/* What a descriptor is; the payload's address is its number. */
+static void add_descriptor(struct task *task, struct payload head, int number)
+{
+    char name[32];
+    snprintf(name, sizeof name, number == AT_FDCWD ? "cwd" : "fd/%d", number);
+    head.kind = COPY_FD;
+    head.address = (uint32_t)number;
+    if (number >= 0 || number == AT_FDCWD)
+        add_link(task, head, name);
+}
+
+/* Descriptors in an array of structures: the low half of `shape` is a structure's size, the high half their number, if fixed. */
+static void add_descriptors(struct task *task, struct payload head, uint64_t count, uint32_t shape)
+{
+    uint64_t stride = shape & 0xffff, at = head.address;
+    if (shape >> 16)
+        count = shape >> 16;
+    for (uint64_t i = 0; i < count && i < DESCRIPTORS_MOST; i++) {
+        int number;
+        if (read_memory(task->tid, at + i * stride, &number, sizeof number) != sizeof number)
+            return;
+        add_descriptor(task, head, number);
+    }
+}
+
 static void copy_one(const struct session *session, struct task *task, const struct refl_copy *copy)
 {
     const struct record *record = record_of(task);
-    uint64_t limit = session->options.string_limit, address = record->args[copy->arg], count = 1;
+    uint64_t limit = session->options.string_limit, count = 1;
+    uint64_t address = copy->arg < RESULT ? record->args[copy->arg] : (uint64_t)record->ret;
     struct payload head = {copy->arg, copy->when, copy->kind, 0, 0, address};
     if (copy->kind == COPY_FD) {
-        char name[32];
-        snprintf(name, sizeof name, "fd/%d", (int)address);
-        if ((int)address >= 0)
-            add_link(task, head, name);
+        add_descriptor(task, head, (int)address);
         return;
     }
     if (copy->kind == COPY_STACK) {
         head.address = task->sp + copy->size;
         add_bytes(task, head, 8);
+        return;
+    }
+    if (copy->kind == COPY_REGISTERS) {
+        struct user_regs_struct registers;
+        head.length = sizeof registers;
+        if (ptrace(PTRACE_GETREGS, task->tid, NULL, &registers) == 0)
+            payload_add(task, &head, &registers);
+        return;
+    }
+    if (copy->kind == COPY_FRAMES) { /* return addresses are among these */
+        head.address = task->sp;
+        add_bytes(task, head, copy->size);
         return;
     }
     if (!address)
@@ -173,9 +273,9 @@ static void copy_one(const struct session *session, struct task *task, const str
         count = record->args[copy->count];
     else if (copy->count == BY_RESULT)
         count = record->ret > 0 ? (uint64_t)record->ret : 0;
-    else if (copy->count == BY_WORD) {
+    else if (copy->count == BY_WORD && copy->arg < 5) {
         uint32_t word = 0;
-        read_memory(task->tid, record->args[2], &word, sizeof word);
+        read_memory(task->tid, record->args[copy->arg + 1], &word, sizeof word);
         count = word;
     }
     uint64_t size = copy->size ? copy->size : 1, most = copy->size == 1 ? limit + 1 : 65536; /* contents, or a structure */
@@ -195,6 +295,18 @@ static void copy_one(const struct session *session, struct task *task, const str
     case COPY_IOVEC:
         add_iovec(task, head, count, limit);
         break;
+    case COPY_MESSAGE:
+        add_message(task, head, sizeof(struct msghdr), copy->when == 2 ? (uint64_t)record->ret : ~0ul, limit);
+        break;
+    case COPY_MESSAGES:
+        add_messages(task, head, count, limit);
+        break;
+    case COPY_FDS:
+        add_descriptors(task, head, count, copy->size);
+        break;
+    case COPY_BEHIND:
+        add_behind(task, head, copy->size);
+        break;
     }
 }
 
@@ -205,9 +317,9 @@ void copy_arguments(const struct session *session, struct task *task, int when)
     if (record->number >= session->options.numbers || record->flags & FLAG_FOREIGN ||
         (when == 2 && record->flags & FLAG_ERROR))
         return;
-    const struct refl_copy *copy = session->options.copies + 8ul * record->number;
-    for (int i = 0; i < 8 && copy[i].when; i++)
-        if (copy[i].when == when && copy[i].arg < 6)
+    const struct refl_copy *copy = session->options.copies + (size_t)COPIES * record->number;
+    for (int i = 0; i < COPIES && copy[i].when; i++)
+        if (copy[i].when == when && copy[i].arg <= (when == 2 ? RESULT : RESULT - 1))
             copy_one(session, task, &copy[i]);
 }
 

@@ -71,8 +71,11 @@ static void tell(struct session *session, struct task *task, uint32_t kind, uint
     record_of(&event)->ret = (int64_t)first;
     if (bytes)
         payload_add(&event, &(struct payload){0, 0, COPY_BYTES, 0, length, 0}, bytes);
-    if (kind == EVENT_MAPS)
+    if (kind == EVENT_MAPS) {
         copy_file(&event, "maps");
+        copy_file(&event, "auxv");
+        copy_file(&event, "environ");
+    }
     append(session, &event, kind);
     free(event.bytes);
 }
@@ -264,6 +267,8 @@ static void detach(struct session *session, struct task *task, int number)
     mark_none(task);
     task_unpin(session, task);
     ptrace(PTRACE_DETACH, task->tid, NULL, (void *)(long)number);
+    if (session->open == task)
+        record_of(task)->flags |= FLAG_LAST;
     interrupt_open(session);
     tell(session, task, EVENT_DETACHED, inside, 0, NULL, 0);
     task_remove(session, task);

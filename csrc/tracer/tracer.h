@@ -25,9 +25,12 @@ enum event_kind {
     EVENT_TASK, /* a task appears: args[0] the process that made its process */
     EVENT_CLONE, /* args[0] new task, args[1] PTRACE_EVENT_FORK, VFORK or CLONE */
     EVENT_EXEC, /* args[0] the task it was before */
-    EVENT_MAPS, /* payload: /proc/PID/maps */
+    EVENT_MAPS, /* payloads: /proc/PID/maps, auxv, environ */
     EVENT_MARK, /* args[0] enum mark, args[1] address */
     EVENT_DETACHED, /* args[0] 1: inside a call */
+    EVENT_BIND, /* csrc/got/got.h has these and their arguments */
+    EVENT_ASK,
+    EVENT_REFUSED,
 };
 
 enum mark { MARK_LOAD, MARK_ENTRY, MARK_MAIN, MARK_RETURN, MARK_JUMP };
@@ -48,7 +51,8 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 104, "tracer.py unpacks 104 bytes");
 
-enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4 }; /* ret is -errno; not the x86-64 interface; entry told */
+/* ret is -errno; not the x86-64 interface; entry told; never to be told more of */
+enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4, FLAG_LAST = 8 };
 
 /* Head of a payload; its bytes follow, padded to 8. */
 struct payload {
@@ -62,8 +66,23 @@ struct payload {
 _Static_assert(sizeof(struct payload) == 16, "tracer.py unpacks 16 bytes");
 
 enum payload_flag { PAYLOAD_FAULT = 1, PAYLOAD_NUL = 2, PAYLOAD_CUT = 4 };
-enum copy_kind { COPY_STRING = 1, COPY_BYTES, COPY_VECTOR, COPY_COUNT, COPY_IOVEC, COPY_FD, COPY_STACK };
+enum copy_kind {
+    COPY_STRING = 1,
+    COPY_BYTES,
+    COPY_VECTOR,
+    COPY_COUNT,
+    COPY_IOVEC,
+    COPY_FD,
+    COPY_STACK,
+    COPY_FRAMES,
+    COPY_MESSAGE,
+    COPY_MESSAGES,
+    COPY_BEHIND,
+    COPY_FDS,
+    COPY_REGISTERS,
+};
 
+#define COPIES 16 /* rows of the table for each call */
 #define RECORD_MOST (2u << 20)
 #define BUFFER_SIZE (8u << 20)
 
@@ -74,7 +93,7 @@ struct buffer {
     uint8_t *bytes[2];
     size_t used, enough;
     int filling;
-    bool ended;
+    bool ended, urgent; /* urgent: somebody waits for Python to have read this */
 };
 
 struct task {
@@ -90,6 +109,7 @@ struct task {
     bool pinned;
     size_t used, size; /* of the record being built */
     uint8_t *bytes;
+    struct watch *watch; /* csrc/got/got.h */
 };
 
 #define TASK_BUCKETS 256
@@ -98,10 +118,14 @@ struct session {
     struct refl_trace_options options;
     struct buffer buffer;
     pthread_t thread;
+    void (*run)(struct session *session); /* until no task is left */
+    unsigned resume; /* the request that lets a task go on */
+    unsigned long seize_options; /* PTRACE_O_*, besides those that every session has */
     struct sigaction child; /* of SIGCHLD, before */
     int cpu;
     volatile int stop;
     int error, leader_status;
+    pid_t refused;
     cpu_set_t affinity; /* of the tasks, before they were pinned */
     struct task *open; /* whose call is entered, and not yet told */
     struct task *tasks[TASK_BUCKETS];
@@ -112,6 +136,7 @@ int buffer_create(struct buffer *buffer);
 void buffer_destroy(struct buffer *buffer);
 void buffer_append(struct buffer *buffer, const uint8_t *bytes, size_t size);
 void buffer_end(struct buffer *buffer);
+void buffer_hurry(struct buffer *buffer);
 
 /* Adds to the record that the task builds; false: no memory, or larger than RECORD_MOST. */
 bool payload_add(struct task *task, const struct payload *head, const void *bytes);
@@ -127,6 +152,10 @@ void mark_none(struct task *task);
 /* A set debug register costs every switch 0.5 us: after so many calls main's return is no longer waited for. */
 #define CALLS_BEFORE_RETURN 10000u
 bool mark_trap(struct task *task, struct record *mark);
+
+/* session.c: with run, resume and seize_options set. False: it could not be made, and is freed. */
+bool session_start(struct session *session, const struct refl_trace_options *options);
+#define SEIZE_FOLLOWED (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE)
 
 /* loop.c: until no task is left; a task whose calls are recorded from now on. */
 void session_run(struct session *session);

@@ -14,7 +14,7 @@ import pytest
 from elfwriter import ET_DYN, R, exit_code, program, write_out
 from elfwriter import TASK_SIZE as TASK_END
 from skips import needs
-from support import ENVIRONMENT, PROGRAMS, loaded, native
+from support import ENVIRONMENT, INCLUDES, PROGRAMS, loaded, native
 
 import reflective
 
@@ -66,7 +66,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         if key not in built:
             needs(compiler, {"musl-gcc": "musl-tools", "g++": "g++"}.get(compiler, "gcc"))
             built[key] = directory / f"program{len(built)}"
-            command = [compiler, "-O1", "-pthread", str(PROGRAMS / source), *flags, "-o", str(built[key])]
+            command = [compiler, "-O1", "-pthread", INCLUDES, str(PROGRAMS / source), *flags, "-o", str(built[key])]
             subprocess.run(command, check=True, capture_output=True)
         return built[key]
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from start import parse_maps
 from test_leaks import Usage
 
 import reflective
 from reflective import Template
+from reflective.conform.start import parse_maps
 from reflective.errors import LoadError
 from reflective.template.key import read_by_linker
 from reflective.template.warm import Warm

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from .. import __version__
-from . import trace_options
+from . import got_options, trace_options
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -27,6 +27,16 @@ PLAN_EXAMPLES = """\
 examples:
   reflective plan /bin/ls                     every step from fork to jump
   reflective plan --json ./script.sh          one JSON object (schema reflective.plan/1)
+"""
+ADDR_EXAMPLES = """\
+examples:
+  reflective addr $$ 0x7f5e2b6a1994           object, segment, section, symbol, source line, page of an address
+  reflective addr $$ libc.so.6+0x77994 puts+20   the other way round: a place in a file, a symbol
+  reflective addr $$ ld-linux-x86-64.so.2:malloc memcpy@GLIBC_2.14   of one object; of one version
+  reflective addr --json $$ main | jq .link_address   one JSON object an address (schema reflective.addr/1)
+
+A name without an object is looked for in every mapped ELF file: one answer for each that defines it. Numbers are decimal
+unless they begin with 0x, or look like those in /proc/PID/maps. More in docs/addr.md.
 """
 PROGRAM = "looked for in PATH unless it has a slash"
 ASLR_EXAMPLES = """\
@@ -54,10 +64,21 @@ examples:
   reflective maps --at main -- ./hello        a program that has been stopped at main
   reflective maps --at entry --diff exit -- ls   what changed between two phases (ls does run, and is heard)
   reflective maps --via reflective --at loader -- ./hello   with the loader's own memory, just before it goes
+  reflective maps --shared $PPID $$           which page frames this shell and its parent have in common (as root)
   reflective maps --json $$ | jq .rss         one JSON object a mapping (schema reflective.maps/1)
 
 phases: loader (the new image is mapped), interpreter (the dynamic linker's first instruction), entry (the program's own),
 main, exit. The program is killed when it has been looked at. Without a phase a number is a process ID.
+"""
+CONFORM_EXAMPLES = """\
+examples:
+  reflective conform                          reflective against execve: every property of 120 starts
+  reflective conform --loader 'ulexecve {}'   any other loader; {} stands for the program
+  reflective conform --loader '/lib64/ld-linux-x86-64.so.2 {}'
+  reflective conform --json | tail -1 | jq .different   JSON lines (schema reflective.conform/1), the total last
+
+It compiles a program that tells all it can see of its own start, in 22 ways, and starts it in 30 situations: gcc is needed,
+and musl-gcc for two of them. Exit status: 0 nothing differs but what docs/kernel-parity.md has, 1 something does.
 """
 
 
@@ -79,6 +100,12 @@ def _address(text: str) -> int:
     if value % 4096 or not 0 <= value < 1 << 47:
         raise argparse.ArgumentTypeError(f"{text} is not a page in user space: a multiple of 4096 below 2^47")
     return value
+
+
+def _process(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no process ID")
+    return int(text)
 
 
 def _assignment(text: str) -> str:
@@ -123,10 +150,13 @@ def build_parser() -> Parser:
     plan.add_argument("--json", action="store_true", help="one JSON object")
     plan.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
     plan.add_argument("program", help=PROGRAM)
+    _add_addr(commands)
     _add_aslr(commands)
     _add_stack(commands)
     _add_maps(commands)
+    _add_conform(commands)
     trace_options.add(commands)
+    got_options.add(commands)
     return parser
 
 
@@ -176,6 +206,7 @@ def _add_maps(commands: Commands) -> None:
     )
     maps.add_argument("--at", metavar="PHASE", choices=phases, help="where to stop the program (default: entry)")
     maps.add_argument("--diff", metavar="PHASE", choices=phases, help="show what changes from there to a later phase")
+    maps.add_argument("--shared", metavar="PID", type=_process, help="count the page frames that process PID has as well")
     maps.add_argument("--via", choices=("kernel", "reflective"), help="who starts the program (default: kernel)")
     maps.add_argument("--json", action="store_true", help="one JSON object a mapping")
     maps.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
@@ -183,14 +214,41 @@ def _add_maps(commands: Commands) -> None:
     maps.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG").required = False
 
 
-SHOWN = ("aslr", "maps", "plan", "stack", "trace")  # subcommands with a module of that name, whose show() does it
+def _add_addr(commands: Commands) -> None:
+    addr = commands.add_parser(
+        "addr",
+        help="explain an address",
+        epilog=ADDR_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    addr.add_argument("--json", action="store_true", help="one JSON object an address")
+    addr.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+    addr.add_argument("pid", metavar="PID", type=_process, help="the process whose addresses they are")
+    addr.add_argument("addresses", nargs="+", metavar="ADDRESS", help="a number, OBJECT+OFFSET or [OBJECT:]SYMBOL[+OFFSET]")
+
+
+def _add_conform(commands: Commands) -> None:
+    conform = commands.add_parser(
+        "conform",
+        help="hold a loader against the kernel",
+        epilog=CONFORM_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    conform.add_argument("--loader", metavar="COMMAND", help="with {} for the program (default: reflective's own)")
+    conform.add_argument("--no-aslr", action="store_true", help="with fixed addresses, which are then compared as they are")
+    conform.add_argument("--json", action="store_true", help="one JSON object a start, then the total")
+    conform.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+
+
+# Subcommands with a module of that name, whose show() does it.
+SHOWN = ("addr", "aslr", "conform", "got-watch", "maps", "plan", "stack", "trace")
 
 
 def dispatch(words: list[str]) -> int:
     """Parses the command line and runs the subcommand; returns its exit status."""
     args = build_parser().parse_args(words)
     if args.command in SHOWN:
-        return int(import_module(f".{args.command}", __package__).show(args))
+        return int(import_module(f".{args.command.replace('-', '_')}", __package__).show(args))
     from .exec import execute, settings_from
 
     if args.arguments[:1] == ["--"] and args.program.startswith("-"):

@@ -31,6 +31,8 @@ def show(args: argparse.Namespace) -> int:
             memory = session.read(registers["rsp"], home.end - registers["rsp"]) if home else b""
         items = stack.items(memory, registers["rsp"], space)
     except (ReflectiveError, ValueError) as error:
+        if isinstance(error, LoadError) and error.hint.startswith("32-bit"):
+            error.hint = "a 32-bit program: gdb shows its stack, with starti and x/64wx $esp"
         print(f"reflective: {error}", file=sys.stderr)
         return status_of(error) if isinstance(error, LoadError) else FAILED
     if args.json:

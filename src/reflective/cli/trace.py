@@ -7,18 +7,25 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from ..errors import LoadError
+from ..errors import LoadError, SessionError
 from ..native import tracer
 from ..native.run import die_of
 from ..native.tracer import Request, Session
-from ..trace.reader import Reader, copies
+from ..plan.build import search
+from ..trace import attach
+from ..trace.reader import Reader, copies, with_paths, with_stacks
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
+from .exec import initial_environment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..trace import engine
 
 STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
 
@@ -28,17 +35,21 @@ def show(args: argparse.Namespace) -> int:
     if bool(args.program) == bool(args.pid):
         print("reflective trace: a program or -p PID, one of them (see reflective trace --help)", file=sys.stderr)
         return 2
+    if args.perfetto and (args.json or args.count or args.output or args.explain):
+        print("reflective trace: --perfetto FILE is an output of its own: without --json, -c, -o, --explain", file=sys.stderr)
+        return 2
     gate = -1
     try:
         with _output(args) as file:
             if args.program:
-                pid, gate = gated([args.program, *args.arguments], args.via == "reflective")
+                pid, gate = gated([args.program, *args.arguments], initial_environment(), args.via == "reflective")
                 tids = [pid]
             else:
-                tids = [tid for pid in args.pid for tid in _tasks(pid, args.follow)]
+                tids = attach.tasks(args.pid, args.follow)
+                _warn(args.pid)
             status, interrupted = _trace(args, _request(args, tids, gate), file)
-    except (LoadError, ValueError, OSError) as error:
-        return _refused(error, args.pid)
+    except (SessionError, ValueError, OSError) as error:
+        return _refused(error, bool(args.pid))
     finally:
         if gate >= 0:
             os.close(gate)
@@ -46,13 +57,21 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
+    told = bool(args.json or args.perfetto or args.stack)
     wanted = args.expression
-    if wanted is not None and args.json:
+    if wanted is not None and told:
         wanted |= {NUMBERS[name] for name in STATE}
+    table = {} if args.count else copies(told)
+    if args.explain:
+        from ..trace.explain import reader as explaining
+
+        wanted, table = wanted and wanted | explaining.NEEDED, explaining.copies()
+    table = with_paths(table) if args.paths and table else table
+    table = with_stacks(table) if args.stack and table else table
     until = tracer.UNHIDDEN if gate < 0 else tracer.UNTIL_EXECVE if args.via == "kernel" else tracer.UNTIL_ANONYMOUS
     return Request(
-        tuple(tids), tids[0], copies(args.json) if not args.count else {}, wanted, string_limit=args.strings, gate=gate,
-        follow=args.follow, pin=not args.no_pin, phases=args.json or until == tracer.UNTIL_ANONYMOUS, until=until,
+        tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate, needed=len(args.pid) or 1,
+        follow=args.follow, pin=not args.no_pin, phases=told or args.explain or until == tracer.UNTIL_ANONYMOUS, until=until,
     )  # fmt: skip
 
 
@@ -60,16 +79,14 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     gc.disable()  # nothing here is circular, and every line would count towards the next collection
     interrupts: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
-    reader = Reader(args.strings, args.expression)
-    writer: view.Json | view.Text = view.Json() if args.json else view.Text(args.follow and bool(args.output))
-    session = Session(request)
+    reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
+    reader.paths, reader.stacks = args.paths, args.stack
+    text, end = _writer(args, request, reader)
+    session = _engine(args.engine)(request)
     try:
         for batch in session.batches(lambda: bool(interrupts)):
-            if args.count:
-                reader.tally(batch)
-            else:
-                file.write(reader.lines(batch, writer))
-                file.flush()
+            file.write(text(batch))
+            file.flush()
     except BrokenPipeError:
         interrupts.append(signal.SIGPIPE)
     finally:
@@ -77,37 +94,67 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
             pass
         status = session.finish()
         signal.signal(signal.SIGINT, before)
-    if args.count:
-        file.write(view.summary(reader.totals()))
+    file.write(end())
     return status, bool(interrupts)
+
+
+def _writer(args: argparse.Namespace, request: Request, reader: Reader) -> tuple[Callable[[bytes], str], Callable[[], str]]:
+    """What to write for each batch of records, and at the end."""
+    if args.count:
+        return reader.tally, lambda: view.summary(reader.totals())
+    if args.perfetto:
+        from ..views.perfetto import Perfetto
+
+        drawing = Perfetto()
+        return lambda batch: drawing.lines(reader.events(batch)), drawing.end
+    lines = view.Json() if args.json else _text(args, request)
+    return lambda batch: reader.lines(batch, lines), str
+
+
+def _text(args: argparse.Namespace, request: Request) -> view.Text:
+    if args.output:
+        return view.Text(args.follow)
+    others = len(request.tids) - len(args.pid)
+    return view.Text(known=dict.fromkeys(request.tids, 0) | {pid: 1 + others // len(args.pid) for pid in args.pid})
+
+
+def _engine(name: str) -> type[Session] | type[engine.Session]:
+    if name == "c":
+        return Session
+    from ..trace import engine  # python-ptrace, and with it ctypes, are slow to import
+
+    return engine.Session
+
+
+def _explainer(args: argparse.Namespace) -> Reader:
+    from ..trace.explain.reader import Explainer
+
+    plan = search(args.program, os.get_exec_path(), in_place=True) if args.program and args.via == "reflective" else None
+    return Explainer(args.strings, args.expression, plan)
 
 
 @contextmanager
 def _output(args: argparse.Namespace) -> Iterator[TextIO]:
-    if args.output:
-        with open(args.output, "w", errors="surrogateescape") as file:
+    if args.output or args.perfetto:
+        with open(args.output or args.perfetto, "w", errors="surrogateescape") as file:
             yield file
     else:
         yield sys.stdout if args.json else sys.stderr
 
 
-def _tasks(pid: int, follow: bool) -> list[int]:
-    """What to attach to: the process's leader, or all of its threads."""
-    if not os.path.exists(f"/proc/{pid}"):
-        raise ProcessLookupError(3, "there is no such process", str(pid))
-    others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid] if follow else []
-    return [pid, *others]
+def _warn(pids: list[int]) -> None:
+    for pid in pids:
+        if attach.bits(pid) == 32:
+            print(
+                f"reflective: process {pid} runs a 32-bit program: its calls are shown by number; strace -p {pid} names them",
+                file=sys.stderr,
+            )
 
 
-def _refused(error: Exception, pids: list[int]) -> int:
-    hint = ""
-    if isinstance(error, PermissionError) and pids:
-        with open(f"/proc/{pids[0]}/status") as file:
-            tracer_pid = next((line.split()[1] for line in file if line.startswith("TracerPid:")), "0")
-        hint = f" (it is already traced by process {tracer_pid})" if tracer_pid != "0" else (
-            " (another user's process, or kernel.yama.ptrace_scope forbids it: try as root, or start the program by trace)"
-        )  # fmt: skip
-    print(f"reflective: {error}{hint}", file=sys.stderr)
+def _refused(error: Exception, attaching: bool) -> int:
+    known = attaching and isinstance(error, OSError) and isinstance(error.filename, int)
+    said = attach.refusal(error.filename, error) if known and isinstance(error, OSError) else str(error)
+    print(f"reflective: {said}", file=sys.stderr)
     return 127 if isinstance(error, LoadError) else 1
 
 

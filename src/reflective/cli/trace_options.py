@@ -12,6 +12,8 @@ examples:
   reflective trace -e %file,!close cat x       calls that take a path; or by name, or all but some
   reflective trace --json ls | jq .phase       JSON lines on stdout (schema reflective.trace/1, docs/trace.schema.json)
   reflective trace --via reflective ./hello    watch reflective's own loader at work
+  reflective trace --explain ls                what each call is for, as far as files, maps and earlier calls say so
+  reflective trace -f --perfetto x.json make   phases and calls of each thread, for ui.perfetto.dev
   reflective trace -p 1234                     a running process; ^C detaches, and it runs on
   reflective trace -c git status               how often, how long
 
@@ -28,10 +30,15 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("-e", "--expression", metavar="EXPR", type=_selection, help="which calls: trace=%%file,openat,!mmap")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: stderr, for --json stdout")
     parser.add_argument("-s", "--strings", metavar="N", type=_count, default=32, help="bytes to show of a string (32)")
+    parser.add_argument("-y", "--paths", action="store_true", help="what each descriptor is: 3</etc/passwd>")
+    parser.add_argument("-k", "--stack", action="store_true", help="below each call who made it: the return addresses")
     parser.add_argument("-p", "--pid", metavar="PID", type=int, action="append", default=[], help="attach to a process")
     parser.add_argument("-c", "--count", action="store_true", help="only a table of how often and how long")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--perfetto", metavar="FILE", help="a picture instead: load FILE into ui.perfetto.dev")
+    parser.add_argument("--explain", action="store_true", help="say below each call what it is for, where that is known")
     parser.add_argument("--via", choices=("kernel", "reflective"), default="kernel", help="what loads the program (kernel)")
+    parser.add_argument("--engine", choices=("c", "python"), default="c", help="python: the loop through python-ptrace (c)")
     parser.add_argument("--no-pin", action="store_true", help="leave the CPUs of the traced tasks alone")
     parser.add_argument("program", nargs="?", help="looked for in PATH unless it has a slash")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG")

@@ -26,10 +26,6 @@ PROGRAM_HEADER = Struct("<IIQQQQQQ")  # Elf64_Phdr
 BUFFER = 256  # include/uapi/linux/binfmts.h: BINPRM_BUF_SIZE, what the kernel reads before it knows the format
 
 _TYPES = {0: "ET_NONE", 1: "ET_REL, an object file", 4: "ET_CORE, a core dump"}
-_MACHINES = {
-    3: "80386 (32-bit x86)", 8: "MIPS", 20: "PowerPC", 21: "64-bit PowerPC", 22: "S/390", 40: "32-bit Arm", 43: "SPARC V9",
-    183: "64-bit Arm (AArch64)", 243: "RISC-V", 247: "BPF", 258: "LoongArch",
-}  # fmt: skip
 
 
 class Segment(Value):
@@ -57,6 +53,13 @@ class FileIdentity(Value):
     def of(cls, status: os.stat_result) -> FileIdentity:
         """From the result of fstat."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class File(Value):
+    """A file that was looked at."""
+
+    path: str
+    identity: FileIdentity
 
 
 class ElfImage(Value):
@@ -121,7 +124,7 @@ def read(fd: int, path: str, buffer: bytes | None = None, *, as_interpreter: boo
     if not as_interpreter:  # else fs/binfmt_elf.c: load_elf_interp looks at it, after the program's segments
         check_type(kind, path, errno.ENOEXEC)
     if machine != EM_X86_64:
-        raise _wrong_machine(bad, machine, path)
+        raise _wrong_machine(bad, machine, start, path)
     segments = _program_headers(fd, path, bad, phoff, phentsize, phnum)
     interpreter = None if as_interpreter else _interpreter(fd, path, segments)
     return ElfImage(path, FileIdentity.of(os.fstat(fd)), kind, entry, phoff, phnum, segments, interpreter)
@@ -143,9 +146,10 @@ def check_type(kind: int, path: str, number: int) -> None:
         raise load_error(number, f"e_type at offset 16 is {kind} ({_TYPES.get(kind, 'unknown')}), not ET_EXEC or ET_DYN", path)
 
 
-def _wrong_machine(bad: int, machine: int, path: str) -> LoadError:
-    name = _MACHINES.get(machine, "unknown")
-    hint = "32-bit programs need the kernel's own execve" if machine == 3 else ""
+def _wrong_machine(bad: int, machine: int, start: bytes, path: str) -> LoadError:
+    from . import machines  # only for this error
+
+    name, hint = machines.describe(machine, start[4], start[5])
     return load_error(bad, f"e_machine at offset 18 is {machine} ({name}), not {EM_X86_64} (x86-64)", path, hint)
 
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PARAMETERS = (
-    "none", "exe", "interp", "brk", "stack_top", "exe_fd", "interp_fd", "report_fd", "blob", "vdso", "vdso_end", "vdso_new",
-    "task_end", "data", "blob_end", "stack_low", "stack_size", "sp", "image_at", "image", "image_size", "random", "execfn",
-    "platform", "mm", "rseq", "rseq_size",
+    "none", "exe", "interp", "brk", "stack_top", "exe_fd", "interp_fd", "report_fd", "binary_fd", "blob", "vdso", "vdso_end",
+    "vdso_new", "task_end", "data", "blob_end", "stack_low", "stack_size", "sp", "image_at", "image", "image_size", "random",
+    "execfn", "platform", "mm", "rseq", "rseq_size", "execfd_at",
 )  # fmt: skip
 INDEX = {name: index for index, name in enumerate(PARAMETERS)}
-CALL, UNMAP, ZERO, COPY, SIGNALS, CLOEXEC = range(6)
+CALL, UNMAP, ZERO, COPY, SIGNALS, CLOEXEC, CHOOSE, HAND_OVER = range(8)
 EXACT, EXACT_4, MAY_FAIL, IF_ARG0 = 1, 2, 4, 8
 
 OP = Struct("<HHHH6B2x6Q")
@@ -48,6 +48,7 @@ MM_SIZE = 104
 HIDDEN_NAME, REMAINS_NAME = b"reflective: mmap base", b"reflective: last page"
 
 Arg = int | tuple[str, int]
+OWN_FILES: tuple[Arg, ...] = (("exe_fd", 0), ("interp_fd", 0), ("report_fd", 0), ("binary_fd", 0))
 
 
 def op(step: int, kind: int, *args: Arg, nr: int = 0, flags: int = 0) -> bytes:
@@ -64,8 +65,8 @@ def op(step: int, kind: int, *args: Arg, nr: int = 0, flags: int = 0) -> bytes:
 class Data:
     """Bytes that operations point to; `add` returns the argument that points to them."""
 
-    def __init__(self) -> None:
-        self.bytes = b""
+    def __init__(self, given: bytes = b"") -> None:
+        self.bytes = given
 
     def add(self, item: bytes) -> Arg:
         """Appends an item, 8-byte aligned."""
@@ -79,12 +80,23 @@ def call(step: int, name: str, *args: Arg, flags: int = 0) -> bytes:
     return op(step, CALL, *args, nr=NUMBERS[name], flags=flags)
 
 
-def encode(plan_steps: tuple[steps.Step, ...], layout: Layout, system: System, data: Data) -> list[bytes]:
-    """The operations of a plan's steps, each with its step's number."""
+def encode(
+    plan_steps: tuple[steps.Step, ...], layout: Layout, system: System, data: Data, fixed: dict[int, list[bytes]]
+) -> list[bytes]:
+    """The operations of a plan's steps, each with its step's number; `fixed` and what `data` has already are from `fixed`."""
     ops: list[bytes] = []
     for number, step in enumerate(plan_steps):
-        ops += _ENCODERS[type(step)](number, step, layout, system, data)
+        ops += fixed[number] if number in fixed else _ENCODERS[type(step)](number, step, layout, system, data)
     return ops
+
+
+def fixed(plan_steps: tuple[steps.Step, ...], system: System, data: Data) -> dict[int, list[bytes]]:
+    """The operations, by step, that are the same wherever the parts of the program go: addresses in them are parameters."""
+    return {
+        number: _ENCODERS[type(step)](number, step, None, system, data)
+        for number, step in enumerate(plan_steps)
+        if type(step) not in VARYING
+    }
 
 
 def auxiliary(entries: tuple[AuxEntry, ...]) -> bytes:
@@ -114,7 +126,15 @@ def _signals(number: int, step: steps.ResetSignals, _layout: Layout, _system: Sy
 
 
 def _close_on_exec(number: int, _step: steps.CloseOnExec, *_: object) -> list[bytes]:
-    return [op(number, CLOEXEC, ("exe_fd", 0), ("interp_fd", 0), ("report_fd", 0))]
+    return [op(number, CLOEXEC, *OWN_FILES)]
+
+
+def _choose_descriptor(number: int, _step: steps.ChooseDescriptor, *_: object) -> list[bytes]:
+    return [op(number, CHOOSE, *OWN_FILES, ("execfd_at", 0))]
+
+
+def _hand_over(number: int, _step: steps.HandOver, *_: object) -> list[bytes]:
+    return [op(number, HAND_OVER, *OWN_FILES, ("execfd_at", 0))]
 
 
 def _unmap_old(number: int, _step: steps.UnmapOld, layout: Layout, system: System, _data: Data) -> list[bytes]:
@@ -171,6 +191,10 @@ def _map_zero(number: int, step: steps.MapZero, *_: object) -> list[bytes]:
     return [*clear, call(number, "mmap", at, step.size, step.prot, PRIVATE | NOREPLACE | ANONYMOUS, -1, 0, flags=EXACT)]
 
 
+def _unmap(number: int, step: steps.Unmap, *_: object) -> list[bytes]:
+    return [op(number, UNMAP, _at(step.at), _at(step.at.replace(offset=step.at.offset + step.size)))]
+
+
 def _zero(number: int, step: steps.Zero, *_: object) -> list[bytes]:
     return [op(number, ZERO, _at(step.at), step.size)]
 
@@ -225,10 +249,13 @@ _ENCODERS: dict[type[steps.Step], Callable[..., list[bytes]]] = {
     steps.MapStack: _stack,
     steps.MapFile: _map_file,
     steps.MapZero: _map_zero,
+    steps.Unmap: _unmap,
     steps.Zero: _zero,
     steps.FillStack: _fill,
     steps.SetMm: _set_mm,
     steps.SetName: _set_name,
+    steps.ChooseDescriptor: _choose_descriptor,
+    steps.HandOver: _hand_over,
     steps.CloseFiles: _close_files,
     steps.Jump: _jump,
     ChangeDirectory: _chdir,
@@ -237,11 +264,14 @@ _ENCODERS: dict[type[steps.Step], Callable[..., list[bytes]]] = {
 }
 
 
+VARYING = (steps.UnmapOld, steps.MoveVdso, steps.HideMmapBase)  # the steps whose operations depend on the layout
+
+
 def _check_abi() -> None:
     """The extension and this module must have been written for each other."""
     counts = ffi.new("uint64_t[5]")
     lib.refl_abi(counts)
-    if list(counts) != [len(PARAMETERS), CLOEXEC + 1, OP.size, AUX.size, REPORT.size]:
+    if list(counts) != [len(PARAMETERS), HAND_OVER + 1, OP.size, AUX.size, REPORT.size]:
         raise ImportError("reflective.native._core was built from another version of csrc/plan.h: install the package again")
 
 

@@ -77,14 +77,14 @@ def prepare(request: Request, *, in_place: bool) -> Prepared:
     known = system()
     if huge(plan):
         known = known.replace(huge_devices=huge_devices((plan.interpreter or plan.executable).path))
-    set_exe = _may_set_exe() and not request.setup.drops_privilege
+    set_exe = may_set_exe() and not request.setup.drops_privilege
     degraded = _degradations(plan, known, options, set_exe)
     if request.strict and degraded:
         raise load_error(EXDEV, f"{degraded[0].what}: {degraded[0].why}", plan.path, kind=Degraded)
     return Prepared(request, in_place, known, options, personality, stack_limit, len(argv), strings, set_exe, degraded)
 
 
-def _may_set_exe() -> bool:
+def may_set_exe() -> bool:
     """kernel/sys.c: prctl_set_mm_map."""
     effective = held()[0]
     return bool((effective >> CAP_SYS_ADMIN | effective >> CAP_CHECKPOINT_RESTORE) & 1)
@@ -115,9 +115,13 @@ def whole(prepared: Prepared, keep: list[int]) -> tuple[tuple[steps.Step, ...], 
 
     `keep` are the descriptors that the load itself needs.
     """
-    setup = prepared.request.setup
-    before = setup.steps(keep, _of_this_process(prepared))
-    return (*before, *_for_caller(prepared.request.plan.steps, setup)), len(before)
+    known: tuple[list[int], tuple[steps.Step, ...], int] | None = prepared.__dict__.get("_whole")
+    if known is None or known[0] != keep:
+        setup = prepared.request.setup
+        before = setup.steps(keep, _of_this_process(prepared))
+        every = (*before, *_for_caller(prepared.request.plan.steps, setup))
+        known = prepared.__dict__["_whole"] = (keep, every, len(before))
+    return known[1:]
 
 
 def _of_this_process(prepared: Prepared) -> list[steps.Step]:
@@ -155,15 +159,14 @@ def structure(
 ) -> tuple[Any, list[object]]:
     """struct refl_start, and the bytes that it points to, which must live as long."""
     request, plan, known = prepared.request, prepared.request.plan, prepared.system
-    data = encode.Data()
-    ops = encode.encode(all_steps, layout, known, data)
-    entries = plan.auxv(list(known.auxv), known.vdso_start, request.setup.ids())
-    packed, vector = b"".join(ops), encode.auxiliary(entries)
+    fixed, data, aux_count, vector = _fixed(prepared, all_steps)
+    ops = encode.encode(all_steps, layout, known, data, fixed)
+    packed = b"".join(ops)
     fields = {
         "ops": ffi.from_buffer("uint8_t[]", packed),
         "op_count": len(ops),
         "auxv": ffi.from_buffer("uint8_t[]", vector),
-        "aux_count": len(entries),
+        "aux_count": aux_count,
         "strings": ffi.from_buffer("char[]", prepared.strings),
         "strings_size": len(prepared.strings),
         "argc": prepared.argc,
@@ -187,6 +190,18 @@ def structure(
     return ffi.new("struct refl_start *", fields), [packed, vector, prepared.strings, data.bytes, layout, known]
 
 
+def _fixed(prepared: Prepared, all_steps: tuple[steps.Step, ...]) -> tuple[dict[int, list[bytes]], encode.Data, int, bytes]:
+    """What all starts of these steps have in common: the operations that no address goes into, by step, and the data that they
+    point to; the number of the auxiliary vector's entries, and these."""
+    made = prepared.__dict__.get("_made")
+    if made is None or made[0] is not all_steps:
+        known, data = prepared.system, encode.Data()
+        fixed = encode.fixed(all_steps, known, data)
+        entries = prepared.request.plan.auxv(list(known.auxv), known.vdso_start, prepared.request.setup.ids())
+        made = prepared.__dict__["_made"] = (all_steps, fixed, data.bytes, len(entries), encode.auxiliary(entries))
+    return made[1], encode.Data(made[2]), made[3], made[4]
+
+
 def _parameters(layout: Layout, known: System, files: dict[str, int], report_fd: int) -> list[int]:
     """What the host does not compute itself, in the order of encode.PARAMETERS.
 
@@ -201,6 +216,7 @@ def _parameters(layout: Layout, known: System, files: dict[str, int], report_fd:
         "exe_fd": files["exe"],
         "interp_fd": files.get("interp", -1),
         "report_fd": report_fd,
+        "binary_fd": files.get("binary", -1),
         "blob": layout.blob,
         "vdso": vdso,
         "vdso_end": vdso + known.vdso_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..elf.image import ElfImage, FileIdentity
+from ..elf.image import ElfImage, File, FileIdentity
 from ..errors import LoadError, load_error
 from ..plan import steps
 from ..plan.build import LoadPlan, open_executable
@@ -41,11 +41,12 @@ class _Outcome(Value):
     callers: int
 
 
-class _Files:
+class Files:
     """The planned files, open for one start. Raises LoadError (ESTALE) if others, or other contents, are there now."""
 
     def __init__(self, plan: LoadPlan) -> None:
-        self.images = {"exe": plan.executable} | ({"interp": plan.interpreter} if plan.interpreter else {})
+        planned = {"exe": plan.executable, "interp": plan.interpreter, "binary": plan.binary}
+        self.images = {name: file for name, file in planned.items() if file}
         self.fds: dict[str, int] = {}
 
     def __enter__(self) -> dict[str, int]:
@@ -62,7 +63,7 @@ class _Files:
             os.close(fd)
 
 
-def _open_planned(image: ElfImage) -> int:
+def _open_planned(image: ElfImage | File) -> int:
     fd, status = open_executable(image.path)
     if FileIdentity.of(status) != image.identity:
         os.close(fd)
@@ -88,20 +89,25 @@ def spawn(request: Request, watch: Callable[[int, Layout], None] | None = None) 
     `setup.traced` the child stops, traced by this thread, before anything has been done; `watch` must then let it go on.
     """
     prepared = prepare(request, in_place=False)
-    with _Files(request.plan) as files:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+    with Files(request.plan) as files:
+        return spawn_prepared(prepared, files, watch)
+
+
+def spawn_prepared(prepared: Prepared, files: dict[str, int], watch: Callable[[int, Layout], None] | None = None) -> Started:
+    """The same, over and over: what a start has in common with the one before is made once, and the files stay open."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
         try:
-            try:
-                writer = above_stdio(writer)
-                outcome = _act(lib.refl_spawn, prepared, files, writer)
-            finally:
-                os.close(writer)
-            report = _read_report(reader, outcome, watch)
+            writer = above_stdio(writer)
+            outcome = _act(lib.refl_spawn, prepared, files, writer)
         finally:
-            os.close(reader)
+            os.close(writer)
+        report = _read_report(reader, outcome, watch)
+    finally:
+        os.close(reader)
     if report:
         _reap(outcome.result)
-        raise _failure(report, outcome, request.plan)
+        raise _failure(report, outcome, prepared.request.plan)
     return Started(outcome.result, outcome.layout, prepared.degraded)
 
 
@@ -116,7 +122,7 @@ def replace(request: Request, report_fd: int = -1, tell: Callable[[Started], Non
     if threads > 1:
         raise load_error(EBUSY, f"this process has {threads} threads, in place there may be one", request.plan.path)
     prepared = prepare(request, in_place=True)
-    with _Files(request.plan) as files:
+    with Files(request.plan) as files:
         _act(lib.refl_replace, prepared, files, report_fd, tell)
 
 

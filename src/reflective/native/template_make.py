@@ -15,7 +15,7 @@ from . import encode
 from ._core import ffi, lib
 from .child import Setup
 from .prepare import Prepared, Request, lay_out, prepare, structure, whole
-from .run import _Files, above_stdio
+from .run import Files, above_stdio
 from .template import SLOT, SLOTS, Gone, Made, Process, birth
 
 TYPE_CHECKING = False
@@ -64,7 +64,7 @@ def _start(prepared: Prepared, born: Any, linker: Linker, room: int, keep: tuple
     plan = prepared.request.plan
     setup = Setup(close_fds=True, pass_fds=keep, default_signals=prepared.request.setup.default_signals)
     prepared = prepared.replace(request=prepared.request.replace(setup=setup))
-    with _Files(plan) as files:
+    with Files(plan) as files:
         all_steps, _ = whole(prepared, [fd for fd in (*files.values(), *keep) if fd >= 0])
         layout = lay_out(prepared, 0)
         layout = layout.replace(shuffle=room + layout.shuffle % SPREAD)

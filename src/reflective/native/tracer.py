@@ -16,13 +16,15 @@ PAYLOAD = struct.Struct("<BBBBIQ")  # arg, when, kind, flags, length, address
 (
     SYSCALL, ENTER, LEAVE, EXITING, SIGNAL, STOPPED, EXITED, KILLED, TASK, CLONE, EXEC, MAPS, MARK, DETACHED,
 ) = range(1, 15)  # fmt: skip
-ERROR, FOREIGN, TOLD = 1, 2, 4  # enum record_flag
+ERROR, FOREIGN, TOLD, LAST = 1, 2, 4, 8  # enum record_flag
 FAULT, NUL, CUT = 1, 2, 4  # enum payload_flag
-STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK = 1, 2, 3, 4, 5, 6, 7  # enum copy_kind
+STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, FRAMES, MESSAGE, MESSAGES, BEHIND, FDS, REGISTERS = range(
+    1, 14
+)  # enum copy_kind
 BY_RESULT, BY_ONE, BY_WORD = 6, 7, 8
 ON_ENTRY, ON_RETURN = 1, 2
 UNHIDDEN, UNTIL_EXECVE, UNTIL_ANONYMOUS = 0, 1, 2
-ROWS = 8  # copies a system call
+ROWS = 16  # copies a system call
 
 ENOUGH, PATIENCE_MS = 1 << 18, 20
 Copy = tuple[int, int, int, int, int]  # when, kind, argument, count, size: struct refl_copy
@@ -42,6 +44,7 @@ class Request(Value):
     pin: bool = True
     phases: bool = True
     until: int = UNHIDDEN
+    needed: int = 1  # so many of `tids` must be attached to, or there is no session; the others may have ended
 
 
 class Session:
@@ -57,6 +60,7 @@ class Session:
         alive = (ffi.from_buffer("char[]", copies), ffi.from_buffer("uint8_t[]", flags), ffi.from_buffer("char[]", tids))
         options.copies, options.wanted = ffi.cast("struct refl_copy *", alive[0]), alive[1]
         options.tids, options.tid_count = ffi.cast("int32_t *", alive[2]), len(request.tids)
+        options.needed = request.needed
         options.numbers, options.string_limit = request.numbers, request.string_limit
         options.gate, options.leader, options.until = request.gate, request.leader, request.until
         options.follow, options.phases = request.follow, request.phases
@@ -86,13 +90,21 @@ class Session:
         lib.refl_trace_stop(self._handle)
 
     def finish(self) -> int | None:
-        """Waits for the end; the leader's wait status, None if it lives. OSError if nothing could be attached to."""
-        error = ffi.new("int32_t *")
-        status = int(lib.refl_trace_finish(self._handle, error))
+        """Waits for the end; the leader's wait status, None if it lives. OSError, `filename` the task that refused."""
+        error, refused = ffi.new("int32_t *"), ffi.new("int32_t *")
+        status = int(lib.refl_trace_finish(self._handle, error, refused))
         os.sched_setaffinity(0, self._cpus)
         if error[0]:
-            raise OSError(error[0], os.strerror(error[0]))
+            raise OSError(error[0], os.strerror(error[0]), refused[0])
         return None if status < 0 else status
+
+
+def execve(path: str, argv: tuple[bytes, ...], envp: tuple[bytes, ...]) -> None:
+    """execve with an environment of any strings: os.execve wants names and values. Raises OSError."""
+    items = [[ffi.new("char[]", string) for string in strings] for strings in (argv, envp)]
+    vectors = [ffi.new("char *[]", [*strings, ffi.NULL]) for strings in items]
+    number = lib.refl_execve(os.fsencode(path), *vectors)
+    raise OSError(number, os.strerror(number))
 
 
 def records(batch: bytes) -> Iterator[tuple[int, int, int, bytes]]:

@@ -13,7 +13,8 @@ from ..values import Value
 
 
 class Line(Value):
-    """A mapping, explained. `segment` is a program header's number (-1: none), `gap` the bytes that are free before it."""
+    """A mapping, explained. `segment` is a program header's number (-1: none), `gap` the bytes that are free before it, `bias`
+    what was added to the file's addresses, if there is a segment."""
 
     mapping: Mapping
     usage: Usage
@@ -22,6 +23,7 @@ class Line(Value):
     relro: bool
     what: str
     gap: int
+    bias: int
 
 
 class Change(Value):
@@ -49,7 +51,9 @@ def lines(space: Sequence[Used], images: Dict[int, ElfImage]) -> tuple[Line, ...
         name = image.path if image and segment else mapping.path
         what = _what(mapping, segment, relro, name)
         gap = mapping.start - end if mapping.start > end else 0
-        found.append(Line(mapping, used.usage, name, segment.index if segment else -1, relro, what, gap))
+        found.append(
+            Line(mapping, used.usage, name, segment.index if segment else -1, relro, what, gap, bias if segment else 0)
+        )
         end = mapping.end
     return tuple(found)
 

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 
-from ..elf.image import BUFFER, PAGE, ElfImage, read, read_at
+from ..elf.image import BUFFER, PAGE, ElfImage, File, FileIdentity, read, read_at
 from ..errors import LoadError, load_error
 from ..values import Value
 from . import reset, segments, stack
@@ -21,9 +21,11 @@ from .steps import (
     EXE,
     INTERP,
     At,
+    ChooseDescriptor,
     CloseFiles,
     CloseOnExec,
     FillStack,
+    HandOver,
     HideMmapBase,
     Jump,
     MapStack,
@@ -32,12 +34,20 @@ from .steps import (
     SetMm,
     SetName,
     Step,
+    Unmap,
     UnmapOld,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import misc
+
 SCRIPT_DEPTH = 5  # fs/exec.c: exec_binprm
+AT_FLAGS_PRESERVE_ARGV0 = 1  # linux/binfmts.h
 TASK_END = (1 << 47) - PAGE
 ELF_ET_DYN_BASE = TASK_END // 3 * 2
+MMAP_TOP_FIXED, STACK_FIXED = 0x7FFF_F7FF_F000, (TASK_END - (33 << 12), TASK_END)  # without randomisation
+ADDR_NO_RANDOMIZE = 0x0040000
 CAP_SYS_RAWIO = 17
 __all__ = ["BRK", "LoadPlan", "build", "open_executable"]
 
@@ -45,8 +55,9 @@ __all__ = ["BRK", "LoadPlan", "build", "open_executable"]
 class LoadPlan(Value):
     """All that is needed to start a program, but for what differs between two starts: bases, arguments, environment.
 
-    `path` is what was asked for and becomes AT_EXECFN; `executable` is the file that is loaded: another one for a script,
-    whose `prefix` then replaces argv[0].
+    `path` is what was asked for and becomes AT_EXECFN; `executable` is the file that is loaded: another one for a script, or
+    for what binfmt_misc has a handler for. Then `prefix` replaces argv[0], or with `keeps_argv0` (flag P) comes before it, and
+    `binary` (flag O) is the file that the handler gets as an open descriptor, AT_EXECFD.
     """
 
     path: str
@@ -55,6 +66,9 @@ class LoadPlan(Value):
     prefix: tuple[bytes, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
+    keeps_argv0: bool = False
+    at_flags: int = 0
+    binary: File | None = None
 
     @property
     def entry(self) -> At:
@@ -66,13 +80,25 @@ class LoadPlan(Value):
     def auxv(self, kernel: list[tuple[int, int]], vdso: int, ids: tuple[int, int, int, int]) -> tuple[stack.AuxEntry, ...]:
         """The auxiliary vector of a start, from the running kernel's (see plan/stack.py)."""
         image = self.executable
-        return stack.build_auxv(
+        told = stack.build_auxv(
             kernel, vdso, image.program_headers_at, image.phnum, image.entry, self.interpreter is not None, ids
         )
+        return stack.handed_over(told, self.at_flags, self.binary is not None) if self.prefix else told
 
     def argv(self, argv: list[bytes]) -> list[bytes]:
         """The arguments as the program gets them: a script's interpreter replaces argv[0]; none at all is one, empty."""
+        if self.keeps_argv0:
+            return [*self.prefix, *(argv or [b""])]
         return [*self.prefix, *argv[1:]] if self.prefix else argv or [b""]
+
+
+class _Way(Value):
+    """What lies between a path and the executable: see LoadPlan."""
+
+    prefix: tuple[bytes, ...] = ()
+    keeps_argv0: bool = False
+    at_flags: int = 0
+    binary: File | None = None
 
 
 def build(
@@ -89,11 +115,12 @@ def build(
     give.
     """
     name = os.fsdecode(path)
-    executable, prefix, notes = _executable(name, directory)
+    executable, way, notes = _executable(name, directory)
     named = executable.interpreter if interp is None else executable.interpreter and interp
     interpreter = None if named is None else _interpreter(_from(directory, named), executable.path)
     _check(executable, interpreter)
-    return LoadPlan(name, executable, interpreter, prefix, tuple(_steps(name, executable, interpreter, in_place)), notes)
+    todo = tuple(_steps(name, executable, interpreter, in_place, way.binary))
+    return LoadPlan(name, executable, interpreter, way.prefix, todo, notes, way.keeps_argv0, way.at_flags, way.binary)
 
 
 def search(
@@ -121,26 +148,58 @@ def _from(directory: str | None, path: str) -> str:
     return os.path.join(directory, path) if directory and path else path
 
 
-def _executable(path: str, directory: str | None) -> tuple[ElfImage, tuple[bytes, ...], tuple[str, ...]]:
-    """The ELF file behind a path: itself, or at the end of a chain of `#!` lines, with the arguments these put in front."""
-    prefix: tuple[bytes, ...] = ()
+def _executable(path: str, directory: str | None) -> tuple[ElfImage, _Way, tuple[str, ...]]:
+    """The ELF file behind a path: itself, or at the end of a chain of `#!` lines and handlers of binfmt_misc."""
+    way = _Way()
     before = at = path
+    handlers = _handlers()
     for _ in range(SCRIPT_DEPTH + 1):
         file = _from(directory, at)
-        fd, status = _open_interpreter(file, before) if prefix else open_executable(file)
+        fd, status = _open_interpreter(file, before) if way.prefix else open_executable(file)
         try:
             buffer = read_at(fd, BUFFER, 0, file)
-            if not buffer.startswith(b"#!"):
-                return read(fd, file, buffer), prefix, _ignored_privilege(file, status)
+            handler = next((one for one in handlers if one.takes(os.fsencode(at), buffer)), None)
+            if handler is None and not buffer.startswith(b"#!"):
+                return read(fd, file, buffer), way, _ignored_privilege(file, status)
         finally:
             os.close(fd)
-        from . import script  # most programs are none: not imported before it is needed
+        before = at
+        if handler:
+            way = _handed(way, handler, File(file, FileIdentity.of(status)), at)
+            at = handler.interpreter
+        else:
+            from . import script  # most programs are none: not imported before it is needed
 
-        shebang = script.parse(buffer, at)
-        words = [shebang.interpreter] if shebang.argument is None else [shebang.interpreter, shebang.argument]
-        prefix = (*words, os.fsencode(at), *prefix[1:])
-        before, at = at, os.fsdecode(shebang.interpreter)
-    raise load_error(errno.ELOOP, f"#! leads from script to script more than {SCRIPT_DEPTH} times", path)
+            shebang = script.parse(buffer, at)
+            words = [shebang.interpreter] if shebang.argument is None else [shebang.interpreter, shebang.argument]
+            way = way.replace(prefix=(*words, os.fsencode(at), *way.prefix[1:]))
+            at = os.fsdecode(shebang.interpreter)
+    raise load_error(errno.ELOOP, f"from one interpreter to the next more than {SCRIPT_DEPTH} times", path)
+
+
+def _handlers() -> list[misc.Handler]:
+    """What is registered with binfmt_misc: its directory has two files when nothing is, and none when it is not mounted."""
+    try:
+        if len(os.listdir("/proc/sys/fs/binfmt_misc")) <= 2:
+            return []
+    except OSError:
+        return []
+    from . import misc
+
+    return misc.handlers()
+
+
+def _handed(way: _Way, handler: misc.Handler, file: File, at: str) -> _Way:
+    """fs/binfmt_misc.c: load_misc_binary. Raises LoadError (ENOEXEC) if a second handler wants the file as a descriptor."""
+    keeps, opens = "P" in handler.flags, "O" in handler.flags
+    if opens and way.binary:  # fs/exec.c: exec_binprm
+        raise load_error(errno.ENOEXEC, f"two handlers of binfmt_misc with flag O: {handler.name} is the second", at)
+    return way.replace(
+        prefix=(os.fsencode(handler.interpreter), os.fsencode(at), *(way.prefix if keeps else way.prefix[1:])),
+        keeps_argv0=way.keeps_argv0 or (keeps and not way.prefix),
+        at_flags=way.at_flags | (AT_FLAGS_PRESERVE_ARGV0 if keeps else 0),
+        binary=file if opens else way.binary,
+    )
 
 
 def open_executable(path: str) -> tuple[int, os.stat_result]:
@@ -208,13 +267,30 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     """What the kernel refuses past its point of no return, wherever things go. Raises LoadError."""
     images = [executable, interpreter] if interpreter else [executable]
     least = _least_address() if any(segments.may_lie_low(image) for image in images) else 0
-    sizes = [*map(segments.total, images), *(load.filesz for image in images for load in image.loads)]
+    sizes = [*map(segments.total, images), *(max(load.filesz, load.memsz) for image in images for load in image.loads)]
     most = _most_memory() if max(sizes) > 1 << 30 else segments.WORD
     space = segments.Space(TASK_END, least, most)
-    bias = segments.check_program(executable, interpreter is not None, ELF_ET_DYN_BASE, space)
+    if any(segments.may_lie_high(image) for image in images) and _addresses_fixed():
+        space = space.replace(tops=(MMAP_TOP_FIXED,), base=ELF_ET_DYN_BASE, stack=STACK_FIXED)
+    bias = beside = segments.check_program(executable, interpreter is not None, space)
     if interpreter:
-        bias = segments.check_interpreter(interpreter, bias, space)
-    segments.check_entry(interpreter or executable, bias, TASK_END, as_interpreter=interpreter is not None)
+        bias = segments.check_interpreter(interpreter, executable, beside, space)
+    entered = interpreter or executable
+    if not segments.entry_depends(entered, TASK_END):
+        segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
+    taken = segments.placed(executable, beside)
+    if interpreter:
+        taken += [*segments.placed(interpreter, bias), segments.sweep(interpreter)]
+    segments.check_rest(taken, space, executable.path)
+
+
+def _addresses_fixed() -> bool:
+    """True if this process, and so its children, has ADDR_NO_RANDOMIZE set; False if it is not to know."""
+    try:
+        with open("/proc/self/personality", "rb") as file:
+            return bool(int(file.read(), 16) & ADDR_NO_RANDOMIZE)
+    except PermissionError:  # after a change of user the file is root's
+        return False
 
 
 def _least_address() -> int:
@@ -236,16 +312,18 @@ def _most_memory() -> int:
         return sum(int(line.split()[1]) << 10 for line in file if line.startswith((b"MemTotal:", b"SwapTotal:")))
 
 
-def _steps(name: str, executable: ElfImage, interpreter: ElfImage | None, in_place: bool) -> list[Step]:
+def _steps(name: str, executable: ElfImage, interpreter: ElfImage | None, in_place: bool, binary: File | None) -> list[Step]:
     """The load itself. Until the old memory is unmapped nothing is lost; all that can be known to fail has failed before."""
     code, data = segments.code_and_data(executable)
-    fixed = interpreter is not None and not interpreter.relocatable and not executable.relocatable
-    under = segments.runs(executable) if fixed else ()  # an interpreter at fixed addresses replaces what is there
+    over = interpreter if interpreter and not executable.relocatable else None  # replaces what is there
+    under = segments.runs(executable) if over else []
+    lost = segments.swept(executable, over) if over else []
     return [
         ResetSignals(),
         *(reset.IN_PLACE if in_place else ()),
         *reset.TASK,
         CloseOnExec(),
+        *([ChooseDescriptor()] if binary else []),
         *reset.SEGMENT_BASES,
         UnmapOld(),
         SetMm(code, data),  # before the new maps: refused while the old executable, which may be the same file, is mapped
@@ -253,9 +331,10 @@ def _steps(name: str, executable: ElfImage, interpreter: ElfImage | None, in_pla
         HideMmapBase(),
         MapStack(7 if executable.executable_stack else 3),
         *segments.steps(executable, EXE),
+        *(Unmap(At(EXE, start), end - start) for start, end in lost),
         *(segments.steps(interpreter, INTERP, under) if interpreter else ()),
         FillStack(),
         SetName(os.path.basename(name)),
-        CloseFiles(),
+        HandOver(binary.path) if binary else CloseFiles(),
         Jump(At(INTERP, interpreter.entry) if interpreter else At(EXE, executable.entry)),
     ]

@@ -57,7 +57,7 @@ def check_arguments(
 PAIR = Struct("<QQ")
 AT_NULL, AT_EXECFD, AT_PHDR, AT_PHENT, AT_PHNUM, AT_BASE, AT_FLAGS, AT_ENTRY = 0, 2, 3, 4, 5, 7, 8, 9
 AT_UID, AT_EUID, AT_GID, AT_EGID, AT_PLATFORM, AT_SECURE, AT_RANDOM = 11, 12, 13, 14, 15, 23, 25
-AT_EXECFN, AT_SYSINFO_EHDR = 31, 33
+AT_BASE_PLATFORM, AT_EXECFN, AT_SYSINFO_EHDR = 24, 31, 33
 
 NAMES = {
     2: "AT_EXECFD", 3: "AT_PHDR", 4: "AT_PHENT", 5: "AT_PHNUM", 6: "AT_PAGESZ", 7: "AT_BASE", 8: "AT_FLAGS", 9: "AT_ENTRY",
@@ -118,3 +118,15 @@ def build_auxv(
         AT_PLATFORM: AuxEntry(AT_PLATFORM, 0, "platform"),
     }
     return tuple(new.get(kind, AuxEntry(kind, value)) for kind, value in kernel if kind != AT_EXECFD)
+
+
+def handed_over(entries: tuple[AuxEntry, ...], flags: int, execfd: bool) -> tuple[AuxEntry, ...]:
+    """The same vector for a handler of binfmt_misc: AT_FLAGS, and AT_EXECFD after the platform strings.
+
+    The descriptor's number is found in the child (steps.ChooseDescriptor).
+    """
+    flagged = [AuxEntry(AT_FLAGS, flags) if entry.type == AT_FLAGS else entry for entry in entries]
+    if execfd:
+        at = max(i for i, entry in enumerate(flagged) if entry.type in (AT_EXECFN, AT_PLATFORM, AT_BASE_PLATFORM))
+        flagged.insert(at + 1, AuxEntry(AT_EXECFD, 0))
+    return tuple(flagged)

@@ -88,6 +88,13 @@ class MapFile(Step):
     over: bool = False
 
 
+class Unmap(Step):
+    """Unmaps what of the executable lies in the span of an interpreter at fixed addresses, which replaces it."""
+
+    at: At
+    size: int
+
+
 class MapZero(Step):
     """Maps anonymous pages: the bss of a segment beyond the page in which its file part ends. `over`: as in MapFile."""
 
@@ -121,6 +128,16 @@ class SetName(Step):
 
 class CloseFiles(Step):
     """Closes executable, interpreter and report pipe: the parent learns that the load is complete."""
+
+
+class ChooseDescriptor(Step):
+    """Finds the lowest descriptor that will be free, and writes it into the auxiliary vector as AT_EXECFD."""
+
+
+class HandOver(Step):
+    """CloseFiles, but the file stays open under that descriptor, for the handler of binfmt_misc that runs it."""
+
+    path: str
 
 
 class Jump(Step):

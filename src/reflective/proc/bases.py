@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 
 START_STACK, START_BRK = 28, 47  # man 5 proc_pid_stat
 PAGE = 4096
+LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+) *(.*)$", re.MULTILINE)
 
 
 def read(pid: int, entry: int, interpreter: int) -> dict[str, int]:
@@ -27,41 +29,35 @@ def of(maps: bytes, entry: int, interpreter: int, brk: int, stack_pointer: int) 
     "heap gap" lies between the executable's last mapping and the heap.
     """
     first: dict[str, int] = {}
-    executable, end, top, stack = "", 0, 0, 0
-    for line in maps.splitlines():
-        words = line.split(None, 5)
-        low, high = (int(part, 16) for part in words[0].split(b"-"))
-        name = os.fsdecode(words[5]) if len(words) == 6 else ""
+    executable, own, end, top, stack = b"", b"", 0, 0, 0
+    for start, stop, flags, inode, name in LINE.findall(maps):
+        low, high = int(start, 16), int(stop, 16)
         if low <= entry < high:
             executable = name
         if name and name == executable:
             end = high
         if low == interpreter:
-            first["interpreter"] = low
-        elif name.startswith("/"):
-            first.setdefault(name, low)
-        elif name == "[vdso]":
+            first["interpreter"], own = low, name
+        elif name[:1] == b"/":
+            first.setdefault(os.fsdecode(name), low)
+        elif name == b"[vdso]":
             first["vdso"] = low
-        elif name == "[stack]":
+        elif name == b"[stack]":
             stack = high
-        if not stack and not (words[1] == b"---p" and words[4] == b"0"):  # which is what covers our own mmap base
+        if not stack and not (flags == b"---p" and inode == b"0"):  # which is what covers our own mmap base
             top = high
+    base = first.pop(os.fsdecode(executable), 0)
+    if own[:1] == b"/":
+        first.pop(os.fsdecode(own), None)  # its first mapping, at AT_BASE, has been counted
     return {
-        "executable": first.pop(executable, 0),
-        **{_short(name): low for name, low in first.items() if not _belongs(name, first, interpreter, maps)},
+        "executable": base,
+        **{_short(name): low for name, low in first.items()},
         "mmap base": top,
         "stack": stack,
         "stack pointer": stack_pointer,
         "heap": brk,
         "heap gap": brk - (end + PAGE - 1 & -PAGE),
     }
-
-
-def _belongs(name: str, first: dict[str, int], interpreter: int, maps: bytes) -> bool:
-    """True for the interpreter's path: its first mapping, at AT_BASE, has been counted, its others have the path as well."""
-    if not interpreter or not name.startswith("/"):
-        return False
-    return any(line.startswith(b"%x-" % interpreter) and line.endswith(os.fsencode(name)) for line in maps.splitlines())
 
 
 def _short(name: str) -> str:

@@ -60,14 +60,34 @@ def content(pid: int, name: str) -> bytes:
     try:
         with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
             return file.readall()
-    except PermissionError:
-        raise SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {_way_out(pid)}") from None
-    except (FileNotFoundError, ProcessLookupError):
-        raise SessionError(f"no process {pid}") from None
+    except OSError as error:
+        raise unreadable(pid, name, error) from None
 
 
-def _way_out(pid: int) -> str:
-    """Who may: kernel/ptrace.c: __ptrace_may_access."""
+def unreadable(pid: int, name: str, error: OSError) -> SessionError:
+    """What an error of opening or reading a file of /proc/PID means."""
+    if isinstance(error, PermissionError):
+        return SessionError(f"process {pid}: /proc/{pid}/{name} may not be read; {way_out(pid)}")
+    if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+        return SessionError(f"no process {pid}")
+    return SessionError(f"process {pid}: /proc/{pid}/{name}: {error.strerror}")
+
+
+def check_space(pid: int, space: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
+    """The same space, if there is one. Raises SessionError for a zombie and a thread of the kernel."""
+    if space:
+        return space
+    state, parent = content(pid, "stat").rpartition(b")")[2].split()[:2]
+    if state not in (b"Z", b"X"):
+        raise SessionError(f"process {pid} is a thread of the kernel: it has no address space of its own")
+    others = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid)
+    if others:
+        raise SessionError(f"process {pid}: its first thread has ended, others have not: give the number of one, {others[0]}")
+    raise SessionError(f"process {pid} has ended (a zombie): its parent, {int(parent)}, has not waited for it yet")
+
+
+def way_out(pid: int) -> str:
+    """What to do about a process that may not be looked at: kernel/ptrace.c: __ptrace_may_access."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
     except OSError:

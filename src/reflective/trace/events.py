@@ -80,11 +80,11 @@ class Detach(Event):
     inside: bool
 
 
-ENTERED, LEFT, WHOLE, UNENDED = "enter", "leave", "whole", "exiting"
+ENTERED, LEFT, WHOLE, UNENDED, CUT = "enter", "leave", "whole", "exiting", "detached"
 
 
 class Syscall(Event):
-    """A system call: entered, left after something else happened in between, both at once, or never left."""
+    """A system call: entered, left after something else happened in between, both at once, never left, or not seen so."""
 
     part: str
     told: bool
@@ -100,3 +100,5 @@ class Syscall(Event):
     phase: str
     object: str
     dur_ns: int
+    explain: str | None = None  # what it is for (trace/explain); "": not known, None: not asked
+    stack: tuple[str, ...] | None = None  # who called, innermost first (trace/stack.py); None: not asked

@@ -14,6 +14,7 @@ from . import decode, phases
 from .decode.base import Call, Piece
 from .decode.signal import siginfo, signal_name
 from .events import (
+    CUT,
     ENTERED,
     LEFT,
     UNENDED,
@@ -36,6 +37,8 @@ from .phases import Process
 from .syscalls import NUMBERS, errno_name, error_text, name_of
 
 CACHE_MOST = 20_000
+STACK_AT, STACK_MOST = 0, 65536  # an argument that pieces are kept under; bytes
+RESTART_BLOCK = -516  # -ERESTART_RESTARTBLOCK
 PARTS = {tracer.SYSCALL: WHOLE, tracer.ENTER: ENTERED, tracer.LEAVE: LEFT, tracer.EXITING: UNENDED}
 HOW = {1: "fork", 2: "vfork", 3: "clone"}
 MARK_LOAD, MARK_ENTRY, MARK_MAIN, MARK_RETURN, MARK_JUMP = range(5)
@@ -63,14 +66,38 @@ def copies(phases_too: bool) -> dict[int, tuple[tracer.Copy, ...]]:
     return table
 
 
+def with_paths(table: dict[int, tuple[tracer.Copy, ...]]) -> dict[int, tuple[tracer.Copy, ...]]:
+    """The same, and what descriptors are: for a reader with `paths` set."""
+    return {number: (*table.get(number, ()), *decode.descriptors(name)) for name, number in NUMBERS.items()}
+
+
+def with_stacks(table: dict[int, tuple[tracer.Copy, ...]]) -> dict[int, tuple[tracer.Copy, ...]]:
+    """The same, and registers and stack: for a reader with `stacks` set. execve shows those of the new program."""
+    rows = {}
+    for number in NUMBERS.values():
+        when = tracer.ON_RETURN if number == NUMBERS["execve"] else tracer.ON_ENTRY
+        more = (
+            (when, tracer.REGISTERS, STACK_AT, tracer.BY_ONE, 0),
+            (when, tracer.FRAMES, STACK_AT, tracer.BY_ONE, STACK_MOST),
+        )
+        rows[number] = (*table.get(number, ()), *more)
+    return rows
+
+
+def line_of(head: str, entered: int, left: int, timed: bool) -> str:
+    """A call's line: what a view gives for it, and its times if the view wants them."""
+    return f'{head}{entered},"dur_ns":{left - entered}}}\n' if timed else head
+
+
 class Reader:
     """What must be remembered from one record to the next: tasks, mappings, phases."""
 
     def __init__(self, limit: int = 32, shown: frozenset[int] | None = None) -> None:
-        self.limit, self._shown = limit, shown
+        self.limit, self._shown, self.paths, self.stacks = limit, shown, False, False
         self.tasks: set[int] = set()
         self._processes: dict[int, Process] = {}
         self._cache: dict[bytes, str] = {}
+        self._interrupted: dict[int, str] = {}
         self._tallies: dict[bytes, list[int]] = {}
 
     @property
@@ -102,16 +129,16 @@ class Reader:
         if event is None:
             return ""
         if not isinstance(event, Syscall):
-            return view.other(event, many or self.many)
+            return view.other(event, self.many or (many and not isinstance(event, Exec)))
         head = view.head(event, many)
-        if kind == tracer.SYSCALL and event.name not in phases.STATEFUL:
+        if kind == tracer.SYSCALL and event.name not in phases.STATEFUL and event.ret != RESTART_BLOCK and not self.stacks:
             if len(self._cache) >= CACHE_MOST:
                 self._cache.clear()
             self._cache[body] = head
-        return f'{head}{entered},"dur_ns":{left - entered}}}\n' if view.timed else head
+        return line_of(head, entered, left, view.timed)
 
-    def tally(self, batch: bytes) -> None:
-        """Counts the calls of a batch; `totals` has the sums."""
+    def tally(self, batch: bytes) -> str:
+        """Counts the calls of a batch, for which there is no text; `totals` has the sums."""
         tallies = self._tallies
         for kind, entered, left, body in records(batch):
             if kind in (tracer.SYSCALL, tracer.LEAVE):
@@ -122,6 +149,7 @@ class Reader:
                 entry[1] += left - entered
         if len(tallies) > CACHE_MOST:
             self._fold()
+        return ""
 
     def _fold(self) -> None:
         """Records that differ only in what does not count are counted together."""
@@ -154,7 +182,8 @@ class Reader:
         """One record; None if it only changes what is known."""
         pid, tid, number, mode, ip, ret, *args = BODY.unpack_from(body)
         if kind in PARTS:
-            return self._call(PARTS[kind], (entered, left), body, (pid, tid, number, mode, ip, ret, tuple(args)))
+            part = CUT if kind == tracer.ENTER and mode & tracer.LAST else PARTS[kind]
+            return self._call(part, (entered, left), body, (pid, tid, number, mode, ip, ret, tuple(args)))
         self._cache.clear()
         where = (pid, tid, entered)
         if kind == tracer.TASK:
@@ -213,6 +242,11 @@ class Reader:
         for arg, when, kind, state, address, data in payloads(body):
             pieces.setdefault(arg, []).append((when, kind, state, address, data))
         call = Call(name, args, pieces, self.limit)
+        call.paths = self.paths
+        if name == "restart_syscall":
+            call.interrupted = self._interrupted.get(tid, call.interrupted)
+        elif ret == RESTART_BLOCK:
+            self._interrupted[tid] = name
         call.ret, call.error, call.returned = ret, bool(mode & tracer.ERROR), part in (WHOLE, LEFT)
         process = self._process(pid)
         phase, where = process.phase, process.object_at(ip)
@@ -224,17 +258,27 @@ class Reader:
             phase = phases.LOADER if call.returned and not call.error else phase
         if self._shown is not None and number not in self._shown:
             return None
+        stack = _stack(pieces, process) if self.stacks and part != ENTERED else None
         entry, words = decode.arguments(call)
         result = error_text(-ret) if call.error else decode.result(call)
         return Syscall(
             pid, tid, times[0], part, bool(mode & tracer.TOLD), name, number, tuple(words), entry, args, ret, result,
-            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0],
+            errno_name(-ret) if call.error else None, ip, phase, where, times[1] - times[0], None, stack,
         )  # fmt: skip
+
+
+def _stack(pieces: dict[int, list[Piece]], process: Process) -> tuple[str, ...]:
+    from .stack import frames
+
+    found = {kind: data for _, kind, _, _, data in pieces.get(STACK_AT, ())}
+    return frames(found.get(tracer.REGISTERS, b""), found.get(tracer.FRAMES, b""), process.place)
 
 
 def _follow(process: Process, call: Call) -> None:
     if call.name == "mmap":
         file = next((piece[4] for piece in call.pieces.get(4, ()) if piece[1] == tracer.FD), b"[anon]")
-        process.mapped(call.ret, (call.args[1] + 4095) & ~4095, call.args[2], file.decode(errors="surrogateescape"))
+        process.mapped(
+            call.ret, (call.args[1] + 4095) & ~4095, call.args[2], file.decode(errors="surrogateescape"), call.args[5]
+        )
     elif call.name == "munmap":
         process.unmapped(call.args[0], call.args[1])

@@ -11,22 +11,24 @@ import signal
 from types import TracebackType
 
 from ptrace import PtraceError
-from ptrace.binding.func import REGISTER_NAMES, ptrace_pokeuser
+from ptrace.binding.func import REGISTER_NAMES, ptrace_detach, ptrace_pokeuser
 from ptrace.debugger import ProcessEvent, PtraceDebugger, PtraceProcess
 
 from ..errors import LoadError, SessionError
 from ..native import traced
 from ..native.child import Setup
 from ..native.prepare import Request
-from ..native.run import spawn
+from ..native.run import attend, block_signals, spawn, unblock_signals
 from ..native.system import system
 from ..plan import stack as initial
 from ..plan.layout import Layout
 from ..proc import maps
+from ..proc.objects import executable
 from .starts import KERNEL, PYTHON_IGNORES, Program, why_not_traced
 
 LOADER, INTERPRETER, ENTRY, MAIN, EXIT = PHASES = ("loader", "interpreter", "entry", "main", "exit")
 EXITKILL, TRACEEXIT, EVENT_EXIT = 0x100000, 0x40, 6  # linux/ptrace.h
+TRACEEXEC, EVENT_EXEC = 0x10, 4
 DEBUG_REGISTERS = 848  # offsetof(struct user, u_debugreg), x86-64
 ON_EXECUTION = 1  # DR7: register 0, on execution, one byte
 STEPS_TO_MAIN, LONGEST_CALL = 200, 7
@@ -42,7 +44,7 @@ class Session:
         self.pid = 0
         self._exiting = False
         self._debugger = PtraceDebugger()
-        self._debugger.options |= EXITKILL | TRACEEXIT
+        self._debugger.options |= EXITKILL | TRACEEXIT | TRACEEXEC
         self._process: PtraceProcess | None = None
 
     def __enter__(self) -> Session:
@@ -89,6 +91,21 @@ class Session:
     def read(self, address: int, size: int) -> bytes:
         """Memory of the program."""
         return bytes(self._traced.readBytes(address, size))
+
+    def finish(self) -> int:
+        """Lets the program run on, traced no more, and stands in for it until it ends: its wait status."""
+        mask = block_signals()
+        try:
+            ptrace_detach(self.hand_over())
+            return attend(self.pid)
+        finally:
+            unblock_signals(mask)
+
+    def hand_over(self) -> int:
+        """Ends the session, not the program: it stands where it stood, traced by the caller, who has its pid now."""
+        pid = int(self._traced.pid)
+        self._forget()
+        return pid
 
     @property
     def _traced(self) -> PtraceProcess:
@@ -179,6 +196,10 @@ class Session:
     def _stopped(self, phase: str) -> int:
         """Waits for the next stop: its signal, 0 for the exit where that is wanted. Raises SessionError at any other end."""
         _, status = os.waitpid(self.pid, 0)
+        if os.WIFSTOPPED(status) and status >> 16 == EVENT_EXEC:
+            raise SessionError(
+                f"before {phase} the program becomes another, {executable(self.pid)}: look at that one, or at an earlier phase"
+            )
         exiting = self._exiting = os.WIFSTOPPED(status) and status >> 16 == EVENT_EXIT
         if exiting and phase == EXIT:
             return 0

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 
-from ..errors import load_error
+from ..errors import LoadError
 from ..native.child import Setup
 from ..native.prepare import Request
 from ..native.run import replace
-from ..plan.build import search
+from ..native.tracer import execve
+from ..plan.build import build, search
 from ..plan.layout import Options
 from ..plan.stack import encode
 
 PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def find(name: str) -> str:
-    """The file that execvp would run; LoadError if there is none."""
-    if "/" in name:
-        if not os.path.exists(name):
-            raise load_error(2, "there is no such file", name)
-        return name
-    for directory in os.get_exec_path():
-        path = os.path.join(directory, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    raise load_error(2, "it is not in PATH", name)
+def find(name: str, reflective: bool) -> tuple[str, LoadError | None]:
+    """The file that execvp would run, and why reflective would not load it. LoadError if the kernel would not either.
+
+    Only the kernel can run a 32-bit program, or one that may not be read: it is asked.
+    """
+    try:
+        return search(name, os.get_exec_path()).path, None
+    except LoadError as error:
+        path = None if reflective or error.errno not in (errno.ENOEXEC, errno.EACCES) else shutil.which(name)
+        if path is None:
+            raise
+        return path, error
 
 
-def gated(words: Sequence[str], reflective: bool) -> tuple[int, int]:
-    """A child that becomes the program when a byte is written to the gate: its pid, and the gate's descriptor."""
-    path = find(words[0])
+def gated(words: Sequence[str], environ: tuple[bytes, ...], reflective: bool) -> tuple[int, int]:
+    """A child that becomes the program when a byte is written to the gate: its pid, and the gate's descriptor.
+
+    Raises LoadError if there is no such program, or if it can't be loaded.
+    """
+    path, refused = find(words[0], reflective)
     reader, gate = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _become(path, words, reader, reflective)
+        try:
+            _become(path, words, environ, reader, reflective)
+        except OSError as error:
+            os.write(2, f"reflective: {refused or f'{path}: {error}'}\n".encode(errors="replace"))
+        finally:
+            os._exit(126)
     os.close(reader)
     return pid, gate
 
 
-def _become(path: str, words: Sequence[str], reader: int, reflective: bool) -> None:
-    try:
-        for number in PYTHON_IGNORES:
-            signal.signal(number, signal.SIG_DFL)
-        if not os.read(reader, 1):  # the tracer is gone
-            return
-        if not reflective:
-            os.execve(path, list(words), os.environb)
-        plan = search(path, os.get_exec_path(), in_place=True)
-        environ = tuple(name + b"=" + value for name, value in os.environb.items())
-        replace(Request(plan, tuple(encode(word) for word in words), environ, Options(), Setup()))
-    except OSError as error:
-        os.write(2, f"reflective: {words[0]}: {error}\n".encode(errors="replace"))
-    finally:
-        os._exit(126)
+def _become(path: str, words: Sequence[str], environ: tuple[bytes, ...], reader: int, reflective: bool) -> None:
+    for number in PYTHON_IGNORES:
+        signal.signal(number, signal.SIG_DFL)
+    if not os.read(reader, 1):  # the tracer is gone
+        return
+    argv = tuple(encode(word) for word in words)
+    if reflective:
+        replace(Request(build(path, in_place=True), argv, environ, Options(), Setup()))
+    execve(path, argv, environ)

@@ -17,17 +17,19 @@ from typing import BinaryIO
 from ..errors import LoadError, SessionError
 from ..native import traced
 from ..native.child import Setup
-from ..native.prepare import Request
-from ..native.run import spawn
+from ..native.prepare import Request, prepare
+from ..native.run import Files, spawn_prepared
 from ..plan import stack as initial
 from ..plan.build import LoadPlan
 from ..plan.layout import Layout
-from ..proc import bases
+from ..proc import bases, maps
+from ..proc.tracer import tracer
 from ..values import Value
 
 KERNEL, REFLECTIVE = "kernel", "reflective"
 FEW = 40  # starts for which a second worker is not worth its fork
 BATCH = 25
+KERNELS = ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]")  # a child moves its vdso to where the program shall have it
 PYTHON_IGNORES = (13, 25)  # SIGPIPE, SIGXFSZ
 
 
@@ -121,10 +123,15 @@ def _work(program: Program, via: str, runs: int, file: BinaryIO) -> None:
 
 
 def why_not_traced(error: LoadError) -> str:
-    """Why ptrace(PTRACE_TRACEME) is refused: kernel/ptrace.c: ptrace_traceme, or a filter."""
+    """Why ptrace(PTRACE_TRACEME) is refused: kernel/ptrace.c: ptrace_traceme, or a filter; and what to do about it."""
     if "ptrace" not in error.reason:
         return ""
-    return ": it can't be traced; is this process traced itself (by strace -f, say), or ptrace forbidden (by seccomp)?"
+    known = tracer("self")
+    if known:
+        return (
+            f": it is traced already, as this process is, by {known}, and a process has one tracer: start this outside of that"
+        )
+    return ": is ptrace forbidden here (by seccomp, as in some containers)? There --cap-add=SYS_PTRACE may help"
 
 
 def _by_kernel(program: Program) -> Callable[[], dict[str, int]]:
@@ -145,15 +152,20 @@ def _by_kernel(program: Program) -> Callable[[], dict[str, int]]:
 
 
 def _by_reflective(program: Program) -> Callable[[], dict[str, int]]:
+    """The plan is prepared once, and its files stay open; each start draws its addresses, forks, loads and is stopped anew."""
     plan = program.plan
     setup = Setup(default_signals=PYTHON_IGNORES, traced=True)
+    prepared = prepare(Request(plan, program.argv, program.envp, setup=setup), in_place=False)
+    files = Files(plan).__enter__()  # until this worker ends
+    own = (one for one in maps.read(os.getpid()) if one.path not in KERNELS)
+    traced.leave_out([(one.start, one.end) for one in own])
+
+    def watch(pid: int, layout: Layout) -> None:
+        if os.WIFSTOPPED(_wait(pid)):
+            _to(pid, layout.exe + plan.executable.entry)
 
     def once() -> dict[str, int]:
-        def watch(pid: int, layout: Layout) -> None:
-            if os.WIFSTOPPED(_wait(pid)):
-                _to(pid, layout.exe + plan.executable.entry)
-
-        started = spawn(Request(plan, program.argv, program.envp, setup=setup), watch)
+        started = spawn_prepared(prepared, files, watch)
         try:
             layout = started.layout
             interpreter = layout.interp + _first(plan) if plan.interpreter else 0

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..elf.image import ElfImage
-from ..observe.aslr import Finding
-from ..observe.space import Change, Line
-from ..observe.stack import Item
-from ..plan.build import LoadPlan
-from ..plan.steps import At, Step
+from ..plan.steps import At
 from ..values import Value
+
+if TYPE_CHECKING:  # pyelftools, behind some of these, takes a fifth of a second to import
+    from ..elf.image import ElfImage
+    from ..observe.address import Place
+    from ..observe.aslr import Finding
+    from ..observe.sharing import Pages, Shared
+    from ..observe.space import Change, Line
+    from ..observe.stack import Item
+    from ..plan.build import LoadPlan
+    from ..plan.steps import Step
 
 
 def plan(value: LoadPlan) -> str:
@@ -77,6 +82,42 @@ def map_changes(facts: Mapping[str, int | str], changes: Sequence[Change]) -> li
     """What changed in an address space, one line a change, schema reflective.maps/1 with `sign` and `change`."""
     head = {"schema": "reflective.maps/1", **facts}
     return [json.dumps({**head, "sign": change.sign, "change": change.words, **_line(change.line)}) for change in changes]
+
+
+def map_sharing(facts: Mapping[str, int | str], found: Sequence[Shared]) -> list[str]:
+    """Which page frames two processes share, a line for each mapping of the first, schema reflective.maps/1."""
+    return [json.dumps({"schema": "reflective.maps/1", **facts, **_line(one.line), **_pages(one.pages)}) for one in found]
+
+
+def _pages(pages: Pages | None) -> dict[str, int | None]:
+    named = {
+        "pages_here": "here",
+        "pages_there": "there",
+        "pages_both": "both",
+        "pages_same": "same",
+        "pages_differ": "differ",
+    }
+    return {key: getattr(pages, name) if pages else None for key, name in named.items()}
+
+
+def address(pid: int, place: Place) -> str:
+    """What is at an address, schema reflective.addr/1; null is what it does not have, or what may not be known."""
+    line, symbol, page = place.line, place.symbol, place.page
+    mapping = line.mapping if line else None
+    record: dict[str, Any] = {
+        "schema": "reflective.addr/1", "pid": pid, "asked": place.asked, "address": place.address, "mapped": line is not None,
+        "object": line.object if line else "", "what": place.what,
+        "start": mapping.start if mapping else None, "end": mapping.end if mapping else None,
+        "prot": mapping.prot if mapping else None, "shared": mapping.shared if mapping else None,
+        "segment": line.segment if line else -1, "segment_prot": place.segment_prot, "section": place.section,
+        "link_address": place.link, "file_offset": place.offset,
+        "symbol": symbol.name if symbol else None, "version": symbol.version if symbol else "",
+        "symbol_offset": place.distance, "symbol_size": symbol.size if symbol else None,
+        "symbol_kind": symbol.kind if symbol else None,
+        "source": place.source.path if place.source else None, "source_line": place.source.line if place.source else None,
+        "page": _plain(page) if page else None, "page_mapped": place.mapped, "problem": place.problem,
+    }  # fmt: skip
+    return json.dumps(record)
 
 
 def _line(line: Line) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..observe.sharing import Shared, in_bytes, total
 from ..observe.space import Change, Line
 from ..plan.steps import prot_text
 
@@ -45,6 +46,31 @@ def difference(changes: Sequence[Change], head: str) -> RenderableType:
         table.add_row(Text(change.sign, style=styles[change.sign]), *cells[:-1], words)
     said = Text("\n+ new, - gone, ~ changed. shared: bytes that another process has mapped too.", style="dim")
     return Group(Text(head), Text(""), table, said)
+
+
+def sharing(found: Sequence[Shared], head: str) -> RenderableType:
+    """One line a mapping, with numbers of pages, and what they come to."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for name in ("range", "prot", "here", "there", "both", "same frame", "differ", "what"):
+        left = name in ("range", "prot", "what")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "what", overflow="fold")
+    for one in found:
+        place, _, prot, *_, what = _cells(one.line)
+        if one.pages is None:
+            table.add_row(place, prot, "", "", "", "", "", what, style="dim")
+            continue
+        pages = one.pages
+        same = Text(str(pages.same), style="green" if pages.same else "")
+        differ = Text(str(pages.differ), style="yellow" if pages.differ else "")
+        table.add_row(place, prot, str(pages.here), str(pages.there), str(pages.both), same, differ, what)
+    sums = total(found)
+    numbers = (str(value) for value in (sums.here, sums.there, sums.both, sums.same, sums.differ))
+    table.add_row("total", "", *numbers, "", style="bold")
+    words = f"\n{size(in_bytes(sums.same))} of memory are the same page frames in both processes."
+    said = (
+        "Pages of 4 KiB. differ: in both, each with a frame of its own (copied on write). dim: nothing to compare with there."
+    )
+    return Group(Text(head), Text(""), table, Text(words), Text(said, style="dim"))
 
 
 def size(value: int) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..trace.events import (
+    CUT,
     ENTERED,
     LEFT,
     UNENDED,
@@ -24,23 +25,34 @@ from ..trace.events import (
     Syscall,
 )
 
+EXPLAINS = "   # "  # begins the line below a call that says what it is for
 COLUMN = 40  # where the equals sign goes, if there is room
 SCHEMA = "reflective.trace/1"
 
 
 class Text:
-    """strace's lines: with the task in front if there is more than one, or in a file of several."""
+    """strace's lines: with the task in front if there is more than one, or in a file of several.
+
+    On a screen also, as strace does, which tasks come and go; `known` are those there from the beginning, with the number of
+    threads that is said, or 0.
+    """
 
     timed = False
 
-    def __init__(self, file_of_several: bool = False) -> None:
-        self._always = file_of_several
+    def __init__(self, file_of_several: bool = False, known: dict[int, int] | None = None) -> None:
+        self._always, self._known = file_of_several, known
 
     def head(self, call: Syscall, many: bool) -> str:
-        """A call, or the part of it that is known."""
+        """A call, or the part of it that is known; below it what it is for, if that was asked."""
+        line = self._line(call, many) + "".join(f" > {frame}\n" for frame in call.stack or ())
+        return f"{line}{EXPLAINS}{call.explain}\n" if call.explain else line
+
+    def _line(self, call: Syscall, many: bool) -> str:
         before, words = self._prefix(call, many), ", ".join(call.args)
         if call.part == ENTERED:
             return f"{before}{call.name}({call.entry} <unfinished ...>\n"
+        if call.part == CUT:
+            return f"{before}{call.name}({call.entry} <detached ...>\n"
         if call.part == UNENDED:
             return self._unended(before, call)
         if call.part == LEFT:
@@ -50,6 +62,8 @@ class Text:
 
     def other(self, event: Event, many: bool) -> str:
         """Signals and ends; the rest has no line."""
+        if isinstance(event, Start | Detach):
+            return self._coming_or_going(event)
         before = self._prefix(event, many)
         if isinstance(event, Signal):
             return f"{before}--- {event.signal} {event.info} ---\n"
@@ -62,6 +76,15 @@ class Text:
             end = f"exited with {event.status}" if event.signal is None else f"killed by {event.signal}{core}"
             return f"{before}+++ {end} +++\n"
         return ""
+
+    def _coming_or_going(self, event: Start | Detach) -> str:
+        if self._known is None:
+            return ""
+        if isinstance(event, Detach):
+            return f"reflective: Process {event.tid} detached\n"
+        threads = self._known.pop(event.tid, 1)
+        more = f" with {threads} threads" if threads > 1 else ""
+        return f"reflective: Process {event.tid} attached{more}\n" if threads else ""
 
     def _prefix(self, event: Event, many: bool) -> str:
         return f"{event.tid:<5} " if self._always else f"[pid {event.tid:5}] " if many else ""
@@ -79,7 +102,7 @@ class Json:
 
     def head(self, call: Syscall, many: bool) -> str:
         """A call up to its times, which come last."""
-        if call.part == ENTERED:
+        if call.part in (ENTERED, CUT):
             return (
                 json.dumps({**_frame("enter", call), "name": call.name, "number": call.number, "phase": call.phase})[:-1]
                 + ', "t_ns":'
@@ -95,6 +118,10 @@ class Json:
             "phase": call.phase,
             "object": call.object,
         }
+        if call.stack is not None:
+            known["stack"] = call.stack
+        if call.explain is not None:
+            known["explain"] = call.explain
         return json.dumps(known)[:-1] + ', "t_ns":'
 
     def other(self, event: Event, many: bool) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..numbers import NAMES
-from . import file, memory, process, signal, socket, time
-from .base import Call, Kind, Signature, hexadecimal
+from . import control, file, lock, memory, message, options, process, rare, signal, socket, terminal, time, transfer, waiting
+from .base import BY_ONE, FD, FDS, ON_ENTRY, ON_RETURN, RESULT, Call, Kind, Signature, hexadecimal
 from .common import LX
 
 # Calls without a decoder of their own: how many arguments they have.
@@ -34,20 +34,46 @@ _FALLBACK = {name: count for count, names in COUNTS.items() for name in names.sp
 
 SIGNATURES: dict[str, Signature] = {
     **{name: (LX,) * _FALLBACK.get(name, 6) for name in NAMES.values()},
-    **file.CALLS, **memory.CALLS, **process.CALLS, **signal.CALLS, **socket.CALLS, **time.CALLS,
+    **control.CALLS, **file.CALLS, **lock.CALLS, **memory.CALLS, **message.CALLS, **options.CALLS, **process.CALLS,
+    **rare.CALLS, **signal.CALLS, **socket.CALLS, **terminal.CALLS, **time.CALLS, **transfer.CALLS, **waiting.CALLS,
 }  # fmt: skip
 HEXADECIMAL_RESULT = frozenset(("brk", "mmap", "mremap", "shmat"))
 OCTAL_RESULT = frozenset(("umask",))
 NEVER_RETURN = frozenset(("exit", "exit_group"))
 
 
-def copies(name: str) -> tuple[tuple[int, int, int, int, int], ...]:
-    """What the tracer must copy for a call: rows of struct refl_copy."""
-    return tuple(
+# fmt: off
+RETURN_DESCRIPTOR = frozenset((
+    "open", "openat", "openat2", "creat", "dup", "dup2", "dup3", "socket", "accept", "accept4", "epoll_create",
+    "epoll_create1", "eventfd", "eventfd2", "signalfd", "signalfd4", "timerfd_create", "inotify_init", "inotify_init1",
+    "memfd_create", "perf_event_open", "pidfd_open", "pidfd_getfd", "userfaultfd", "fsopen", "fsmount", "fspick", "open_tree",
+    "io_uring_setup", "memfd_secret", "fanotify_init", "mq_open", "open_by_handle_at", "landlock_create_ruleset",
+))
+# fmt: on
+F_DUPFD, F_DUPFD_CLOEXEC = 0, 1030
+Row = tuple[int, int, int, int, int]
+
+
+def _rows(name: str) -> list[Row]:
+    return [
         (when, kind, arg, count, size)
         for arg, argument in enumerate(SIGNATURES[name])
         for when, kind, count, size in argument.copies
-    )
+    ]
+
+
+def copies(name: str) -> tuple[Row, ...]:
+    """What the tracer must copy for a call: rows of struct refl_copy."""
+    return tuple(row for row in _rows(name) if row[1] != FDS)
+
+
+def descriptors(name: str) -> tuple[Row, ...]:
+    """What it must copy besides to say what the call's descriptors are."""
+    rows = [row for row in _rows(name) if row[1] == FDS]
+    rows += [(ON_ENTRY, FD, arg, BY_ONE, 1) for arg, kind in enumerate(SIGNATURES[name]) if kind.descriptor]
+    if name in RETURN_DESCRIPTOR or name == "fcntl":
+        rows.append((ON_RETURN, FD, RESULT, BY_ONE, 1))
+    return tuple(rows)
 
 
 def arguments(call: Call) -> tuple[str, list[str]]:
@@ -85,8 +111,10 @@ def result(call: Call) -> str:
     elif call.name in OCTAL_RESULT:
         text = f"{call.ret:#o}".replace("0o", "0")
         text = "000" if not call.ret else text.rjust(3, "0")
-    elif call.name == "fcntl" and call.note:
+    elif call.base16:
         text = hexadecimal(call.ret)
+    elif call.name in RETURN_DESCRIPTOR or (call.name == "fcntl" and call.args[1] in (F_DUPFD, F_DUPFD_CLOEXEC)):
+        text = call.descriptor(call.ret, RESULT)
     else:
         text = str(call.ret)
     return f"{text} ({call.note})" if call.note else text

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ...values import Value
 
 ON_ENTRY, ON_RETURN = 1, 2
-STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK = 1, 2, 3, 4, 5, 6, 7
+STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, FRAMES, MESSAGE, MESSAGES, BEHIND, FDS, REGISTERS = range(1, 14)
 BY_RESULT, BY_ONE, BY_WORD = 6, 7, 8
 FAULT, NUL, CUT = 1, 2, 4
+AT_FDCWD, RESULT = -100, 6
 Piece = tuple[int, int, int, int, bytes]  # when, kind, flags, address, contents
 
 
 class Call:
     """One system call: its arguments and what they pointed to."""
 
-    __slots__ = ("args", "error", "limit", "name", "note", "pieces", "ret", "returned")
+    __slots__ = ("args", "base16", "error", "interrupted", "limit", "name", "note", "paths", "pieces", "ret", "returned")
 
     def __init__(self, name: str, args: tuple[int, ...], pieces: dict[int, list[Piece]], limit: int = 32) -> None:
         self.name, self.args, self.pieces, self.limit = name, args, pieces, limit
         self.ret, self.error, self.returned = 0, False, False
         self.note = ""  # what strace puts in parentheses after the result
+        self.paths = False  # descriptors are written with what they are
+        self.interrupted = "system call"  # what restart_syscall goes on with
+        self.base16 = False  # the result is written in hexadecimal
 
     def bytes(self, arg: int, when: int, least: int = 0) -> bytes | None:
         """What was copied for an argument; None if it could not be read, or is shorter than `least`."""
@@ -31,6 +35,23 @@ class Call:
             if piece[0] == when and piece[1] in (BYTES, STRING, STACK):
                 return piece[4] if len(piece[4]) >= least and not (least and piece[2] & FAULT) else None
         return None
+
+    def descriptor(self, value: int, arg: int | None = None) -> str:
+        """A descriptor, with what it is if that is asked for and known; `arg` where it stands, if it may be another there."""
+        number = signed(value)
+        text = "AT_FDCWD" if number == AT_FDCWD and arg is not None else str(number)
+        if self.paths:
+            for at in self.pieces if arg is None else (arg,):
+                for _, kind, _, where, target in self.pieces.get(at, ()):
+                    if kind == FD and where == value & 0xFFFFFFFF:
+                        return text + _target(target)
+        return text
+
+
+def _target(target: bytes) -> str:
+    path = target.removesuffix(b" (deleted)")
+    text = escape(path).replace("<", "\\74").replace(">", "\\76")
+    return f"<{text}>" + ("(deleted)" if path != target else "")
 
 
 class Renderer(Protocol):
@@ -47,6 +68,7 @@ class Kind(Value):
     copies: tuple[tuple[int, int, int, int], ...] = ()
     out: bool = False
     grows: bool = False  # shown at the entry, and with more when the call has returned
+    descriptor: bool = False
     comma: bool = True  # of an `out` argument: the comma before it belongs to the call's entry
 
 
@@ -137,12 +159,11 @@ def named(table: Mapping[int, str], unknown: str, bits: int = 32) -> Kind:
     return Kind(lambda call, arg: choice(call.args[arg] & ((1 << bits) - 1), table, unknown))
 
 
-def numbered(names: str, start: int = 0) -> dict[int, str]:
+def numbered(names: str, start: int = 0, prefix: str = "") -> dict[int, str]:
     """A table of names that count up; a dash leaves a number out."""
-    return {number: name for number, name in enumerate(names.split(), start) if name != "-"}
+    return {number: prefix + name for number, name in enumerate(names.split(), start) if name != "-"}
 
 
-def bits(names: Iterable[tuple[int, str]] | str, start: int = 0) -> dict[int, str]:
+def bits(names: str, prefix: str = "") -> dict[int, str]:
     """A table of names that double; a dash leaves a bit out."""
-    words = names.split() if isinstance(names, str) else names
-    return {1 << number: name for number, name in enumerate(words, start) if isinstance(name, str) and name != "-"}
+    return {1 << number: prefix + name for number, name in enumerate(names.split()) if name != "-"}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+import time
 
 from .base import (
+    AT_FDCWD,
     BY_ONE,
     BY_RESULT,
     BYTES,
     COUNT,
     CUT,
     FAULT,
+    FDS,
     IOVEC,
     NUL,
     ON_ENTRY,
@@ -29,7 +32,6 @@ from .base import (
 )
 
 PATH_MAX = 4096
-AT_FDCWD = -100
 
 D = Kind(lambda call, arg: str(signed(call.args[arg])))
 LD = Kind(lambda call, arg: str(signed(call.args[arg], 64)))
@@ -40,8 +42,13 @@ LX = Kind(lambda call, arg: hexadecimal(call.args[arg]))
 P = Kind(lambda call, arg: address(call.args[arg]))
 P_OUT = P.replace(out=True)
 ID = Kind(lambda call, arg: str(-1) if call.args[arg] & 0xFFFFFFFF == 0xFFFFFFFF else str(call.args[arg] & 0xFFFFFFFF))
-FD = Kind(lambda call, arg: str(signed(call.args[arg])))  # its own kind: %desc asks for it
-DIRFD = Kind(lambda call, arg: "AT_FDCWD" if signed(call.args[arg]) == AT_FDCWD else str(signed(call.args[arg])))
+FD = Kind(lambda call, arg: _plain_descriptor(call, arg), descriptor=True)  # its own kind: %desc asks for it
+DIRFD = Kind(lambda call, arg: call.descriptor(call.args[arg], arg), descriptor=True)
+
+
+def _plain_descriptor(call: Call, arg: int) -> str:
+    value = call.args[arg]
+    return str(AT_FDCWD) if signed(value) == AT_FDCWD else call.descriptor(value, arg)
 
 
 def octal_mode(value: int) -> str:
@@ -156,6 +163,12 @@ def timeval_text(data: bytes) -> str:
     return fields(tv_sec=str(seconds), tv_usec=str(rest))
 
 
+def date(seconds: int, part: int) -> str:
+    """A moment as strace writes it behind a number, nanoseconds only if there are any."""
+    moment = time.localtime(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", moment) + (f".{part:09}" if part else "") + time.strftime("%z", moment)
+
+
 TIMESPEC = structure(16, lambda data, call: timespec_text(data), ON_ENTRY)
 TIMESPEC_OUT = structure(16, lambda data, call: timespec_text(data), ON_RETURN)
 TIMEVAL = structure(16, lambda data, call: timeval_text(data), ON_ENTRY)
@@ -163,5 +176,6 @@ TIMEVAL_OUT = structure(16, lambda data, call: timeval_text(data), ON_RETURN)
 INT_OUT = structure(4, lambda data, call: f"[{signed(int.from_bytes(data, 'little'))}]", ON_RETURN)
 OFFSET_OUT = structure(8, lambda data, call: f"[{signed(int.from_bytes(data, 'little'), 64)}]", ON_RETURN)
 OFFSET = structure(8, lambda data, call: f"[{signed(int.from_bytes(data, 'little'), 64)}]", ON_ENTRY)
-FD_PAIR = structure(8, lambda data, call: "[{}, {}]".format(*struct.unpack("<ii", data)), ON_RETURN)
+_PAIR = structure(8, lambda data, call: "[{}, {}]".format(*map(call.descriptor, struct.unpack("<ii", data))), ON_RETURN)
+FD_PAIR = _PAIR.replace(copies=(*_PAIR.copies, (ON_RETURN, FDS, BY_ONE, 2 << 16 | 4)))
 MODE = Kind(lambda call, arg: octal_mode(call.args[arg] & 0xFFFF))

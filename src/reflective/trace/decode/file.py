@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from .base import (
     BY_ONE,
@@ -24,7 +25,6 @@ from .base import (
     numbered,
     signed,
     structure,
-    whole,
 )
 from .common import (
     ARGV,
@@ -37,20 +37,18 @@ from .common import (
     LINK,
     LU,
     MODE,
-    OFFSET,
-    P_OUT,
     PATH,
     RECEIVED,
     STR,
-    TIMESPEC,
-    D,
     P,
     U,
     X,
+    date,
     iovec,
     octal_mode,
     sent,
-)  # fmt: skip
+)
+from .signal import signal_name
 
 ACCESS_MODES = {0: "O_RDONLY", 1: "O_WRONLY", 2: "O_RDWR", 3: "O_ACCMODE"}
 OPEN = {
@@ -88,26 +86,24 @@ FCNTL = numbered("F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETL
     1033: "F_ADD_SEALS", 1034: "F_GET_SEALS",
 }  # fmt: skip
 LOCKS = numbered("F_RDLCK F_WRLCK F_UNLCK")
+DESCRIPTOR, OWNERS = {1: "FD_CLOEXEC"}, numbered("F_OWNER_TID F_OWNER_PID F_OWNER_PGRP")
+SEALS = bits("F_SEAL_SEAL F_SEAL_SHRINK F_SEAL_GROW F_SEAL_WRITE F_SEAL_FUTURE_WRITE")
+F_GETSIG, F_GETLEASE, F_GET_SEALS, OWNER_SET, OWNER_GET = 11, 1025, 1034, 15, 16
+ANSWERS = (1, 3, 9, F_GETSIG, F_GETLEASE, 1032, F_GET_SEALS)
+LOCKING, ASKING = (5, 6, 7, 36, 37, 38), (5, 36, OWNER_GET)
 FLOCK = {1: "LOCK_SH", 2: "LOCK_EX", 8: "LOCK_UN", 4: "LOCK_NB"}
-IOCTL = {
-    0x5401: "TCGETS", 0x5402: "TCSETS", 0x5403: "TCSETSW", 0x5404: "TCSETSF", 0x540F: "TIOCGPGRP", 0x5410: "TIOCSPGRP",
-    0x5413: "TIOCGWINSZ", 0x5414: "TIOCSWINSZ", 0x541B: "FIONREAD", 0x5421: "FIONBIO", 0x5450: "FIONCLEX", 0x5451: "FIOCLEX",
-    0x40049409: "BTRFS_IOC_CLONE or FICLONE", 0x80086601: "FS_IOC_GETFLAGS", 0x802C542A: "TCGETS2",
-}  # fmt: skip
 RENAME = bits("RENAME_NOREPLACE RENAME_EXCHANGE RENAME_WHITEOUT")
-POLL = bits(
-    "POLLIN POLLPRI POLLOUT POLLERR POLLHUP POLLNVAL POLLRDNORM POLLRDBAND POLLWRNORM POLLWRBAND POLLMSG - - POLLRDHUP"
-)
-EPOLL = bits("EPOLLIN EPOLLPRI EPOLLOUT EPOLLERR EPOLLHUP - EPOLLRDNORM EPOLLRDBAND EPOLLWRNORM EPOLLWRBAND EPOLLMSG "
-        "- - EPOLLRDHUP") | {
-    1 << 28: "EPOLLEXCLUSIVE", 1 << 29: "EPOLLWAKEUP", 1 << 30: "EPOLLONESHOT", 1 << 31: "EPOLLET",
-}  # fmt: skip
 FILE_SYSTEMS = {
     0xEF53: "EXT2_SUPER_MAGIC", 0x01021994: "TMPFS_MAGIC", 0x9FA0: "PROC_SUPER_MAGIC", 0x62656572: "SYSFS_MAGIC",
     0x794C7630: "OVERLAYFS_SUPER_MAGIC", 0x58465342: "XFS_SUPER_MAGIC", 0x9123683E: "BTRFS_SUPER_MAGIC",
     0x6969: "NFS_SUPER_MAGIC", 0x27E0EB: "CGROUP_SUPER_MAGIC", 0x63677270: "CGROUP2_SUPER_MAGIC", 0x1CD1: "DEVPTS_SUPER_MAGIC",
+    0x74726163: "TRACEFS_MAGIC", 0x64626720: "DEBUGFS_MAGIC", 0x73636673: "SECURITYFS_MAGIC", 0xCAFE4A11: "BPF_FS_MAGIC",
+    0x6165676C: "PSTOREFS_MAGIC", 0x958458F6: "HUGETLBFS_MAGIC", 0x858458F6: "RAMFS_MAGIC", 0xDE5E81E4: "EFIVARFS_MAGIC",
+    0x73717368: "SQUASHFS_MAGIC", 0x65735546: "FUSE_SUPER_MAGIC", 0xF97CFF8C: "SELINUX_MAGIC", 0x0187: "AUTOFS_SUPER_MAGIC",
+    0x42494E4D: "BINFMTFS_MAGIC", 0x6E736673: "NSFS_MAGIC", 0x01021997: "V9FS_MAGIC", 0x9660: "ISOFS_SUPER_MAGIC",
+    0x4D44: "MSDOS_SUPER_MAGIC",
 }  # fmt: skip
-STAT_FS = bits(
+STAT_FS = {0x20: "ST_VALID"} | bits(
     "ST_RDONLY ST_NOSUID ST_NODEV ST_NOEXEC ST_SYNCHRONOUS ST_VALID ST_MANDLOCK - - - ST_NOATIME ST_NODIRATIME ST_RELATIME"
 )
 
@@ -116,6 +112,12 @@ def open_flags(value: int) -> str:
     """The access mode, and flags."""
     names, rest = ACCESS_MODES[value & 3], value & ~3
     return f"{names}|{flags(rest, OPEN, '').partition(' ')[0]}" if rest else names
+
+
+GIVEN: dict[int, Callable[[int], str]] = {
+    2: lambda value: flags(value, DESCRIPTOR, "FD_???"), 4: open_flags, 10: signal_name,
+    1024: lambda value: choice(value, LOCKS, "F_???"), 1033: lambda value: flags(value, SEALS, "F_SEAL_???"),
+}  # fmt: skip
 
 
 def mode_text(mode: int) -> str:
@@ -171,17 +173,24 @@ def _entries(call: Call, arg: int) -> str:
 
 def _fcntl_argument(call: Call, arg: int) -> str | None:
     command, value = call.args[1] & 0xFFFFFFFF, call.args[arg]
-    if command in (1, 3, 9, 11, 1025, 1032, 1034):
-        _fcntl_note(call, command)
+    if command in ANSWERS:
+        if call.returned and not call.error:
+            _fcntl_note(call, command)
         return None
-    if command == 2:
-        return flags(value & 0xFFFFFFFF, {1: "FD_CLOEXEC"}, "FD_???")
-    if command == 4:
-        return open_flags(value & 0xFFFFFFFF)
-    if command in (5, 6, 7, 36, 37, 38):
-        data = call.bytes(arg, ON_RETURN if command in (5, 36) and call.returned else ON_ENTRY, 32)
-        return _lock(data, command in (5, 36)) if data and not (command in (5, 36) and call.error) else address(value)
-    return str(signed(value)) if command in (0, 8, 10, 1030, 1031) else hexadecimal(value)
+    if command in GIVEN:
+        return GIVEN[command](value & 0xFFFFFFFF)
+    if command in LOCKING or command in (OWNER_GET, OWNER_SET):
+        asks = command in ASKING
+        data = call.bytes(arg, ON_RETURN if asks and call.returned else ON_ENTRY) or b""
+        if (asks and call.error) or len(data) < 32:
+            return address(value)
+        return _owner(data) if command in (OWNER_GET, OWNER_SET) else _lock(data, command in (5, 36))
+    return str(signed(value)) if command in (0, 8, 1030, 1031) else hexadecimal(value)
+
+
+def _owner(data: bytes) -> str:
+    kind, pid = struct.unpack_from("<ii", data)
+    return fields(type=choice(kind, OWNERS, "F_OWNER_???"), pid=str(pid))
 
 
 def _lock(data: bytes, asked: bool) -> str:
@@ -191,37 +200,16 @@ def _lock(data: bytes, asked: bool) -> str:
 
 
 def _fcntl_note(call: Call, command: int) -> None:
-    if call.returned and not call.error and call.ret:
-        if command == 1:
-            call.note = f"flags {flags(call.ret, {1: 'FD_CLOEXEC'}, 'FD_???')}"
-        elif command == 3:
-            call.note = f"flags {open_flags(call.ret)}"
-    elif call.returned and command == 3 and not call.error:
-        call.note = "flags O_RDONLY"
-
-
-def _ioctl_argument(call: Call, arg: int) -> str | None:
-    command, value = call.args[1] & 0xFFFFFFFF, call.args[arg]
-    done = call.returned and not call.error
-    if command in (0x5450, 0x5451):
-        return None
-    if command == 0x5413 and done and (data := call.bytes(arg, ON_RETURN, 8)):
-        row, column, xpixel, ypixel = struct.unpack_from("<4H", data)
-        return fields(ws_row=str(row), ws_col=str(column), ws_xpixel=str(xpixel), ws_ypixel=str(ypixel))
-    if command in (0x540F, 0x541B) and done and (data := call.bytes(arg, ON_RETURN, 4)):
-        return f"[{signed(int.from_bytes(data[:4], 'little'))}]"
-    if command in (0x5410, 0x5421) and (data := call.bytes(arg, ON_ENTRY, 4)):
-        return f"[{signed(int.from_bytes(data[:4], 'little'))}]"
-    return hexadecimal(value) if value else "NULL" if command in IOCTL else "0"
-
-
-def _ioctl(call: Call, arg: int) -> str:
-    command = call.args[arg] & 0xFFFFFFFF
-    if command in IOCTL:
-        return IOCTL[command]
-    direction = ("_IOC_NONE", "_IOC_WRITE", "_IOC_READ", "_IOC_READ|_IOC_WRITE")[command >> 30]
-    parts = (command >> 8 & 0xFF, command & 0xFF, command >> 16 & 0x3FFF)
-    return f"_IOC({direction}, {', '.join(map(hexadecimal, parts))})"
+    """What the result means. Zero is said only where it has a name."""
+    value = call.ret
+    if command == F_GETSIG:
+        call.note = signal_name(value) if value else ""
+        return
+    texts = {1: flags(value, DESCRIPTOR, "FD_???"), 3: open_flags(value), 1034: flags(value, SEALS, "F_SEAL_???")}
+    if command == F_GETLEASE:
+        call.base16, call.note = True, choice(value, LOCKS, "F_???")
+    elif command in texts and (value or command == 3):
+        call.base16, call.note = True, ("seals " if command == F_GET_SEALS else "flags ") + texts[command]
 
 
 def _creation_mode(flag_arg: int) -> Kind:
@@ -232,31 +220,11 @@ def _creation_mode(flag_arg: int) -> Kind:
     return Kind(render)
 
 
-def _poll_items(data: bytes, revents: bool) -> list[str]:
-    items = []
-    for fd, asked, got in struct.iter_unpack("<ihh", whole(data, 8)):
-        if not revents:
-            items.append(fields(fd=str(fd), **({"events": flags(asked & 0xFFFF, POLL, "POLL???")} if fd >= 0 else {})))
-        elif got and fd >= 0:
-            items.append(fields(fd=str(fd), revents=flags(got & 0xFFFF, POLL, "POLL???")))
-    return items
-
-
-def _poll(call: Call, arg: int) -> str:
-    asked, got = call.bytes(arg, ON_ENTRY), call.bytes(arg, ON_RETURN)
-    if call.returned and not call.error:
-        call.note = f"[{', '.join(_poll_items(got or b'', True))}]" if call.ret else "Timeout"
-    if asked is None:
-        return address(call.args[arg]) if call.args[arg] else "NULL"
-    items = _poll_items(asked, False)
-    return "[" + ", ".join([*items[: call.limit], *(["..."] if len(items) > call.limit else [])]) + "]"
-
-
 def _utimes(data: bytes, call: Call) -> str:
     words = []
     for seconds, rest in struct.iter_unpack("<qq", data):
         special = {(1 << 30) - 1: "UTIME_NOW", (1 << 30) - 2: "UTIME_OMIT"}.get(rest)
-        words.append(special or fields(tv_sec=str(seconds), tv_nsec=str(rest)))
+        words.append(special or fields(tv_sec=str(seconds), tv_nsec=str(rest)) + f" /* {date(seconds, rest)} */")
     return f"[{', '.join(words)}]"
 
 
@@ -270,10 +238,7 @@ OPENING = Kind(lambda call, arg: open_flags(call.args[arg] & 0xFFFFFFFF))
 STAT = structure(144, _stat, ON_RETURN)
 AT_FLAGS = named_flags(AT, "AT_???")
 ACCESS_MODE = named_flags(ACCESS, "?_OK")
-IOCTL_ARG = Kind(_ioctl_argument, ((ON_ENTRY, BYTES, BY_ONE, 8), (ON_RETURN, BYTES, BY_ONE, 8)), True)
 FCNTL_ARG = Kind(_fcntl_argument, ((ON_ENTRY, BYTES, BY_ONE, 32), (ON_RETURN, BYTES, BY_ONE, 32)), True, False)
-POLL_FDS = Kind(_poll, ((ON_ENTRY, BYTES, 1, 8), (ON_RETURN, BYTES, 1, 8)))
-XATTR = Kind(RECEIVED.render, RECEIVED.copies, True)
 WHENCE_ARG, UTIMES = named(WHENCE, "SEEK_???"), structure(32, _utimes, ON_ENTRY)
 STATFS = structure(120, _statfs, ON_RETURN)
 DIRENTS = Kind(_entries, ((ON_RETURN, BYTES, BY_RESULT, 0),), True)
@@ -298,22 +263,14 @@ CALLS: dict[str, Signature] = {
     "symlinkat": (PATH, DIRFD, PATH), "chmod": (PATH, MODE), "fchmod": (FD, MODE), "fchmodat": (DIRFD, PATH, MODE),
     "chown": (PATH, ID, ID), "lchown": (PATH, ID, ID), "fchown": (FD, ID, ID), "fchownat": (DIRFD, PATH, ID, ID, AT_FLAGS),
     "umask": (Kind(lambda call, arg: octal_mode(call.args[arg] & 0xFFFF)),), "truncate": (PATH, LD), "ftruncate": (FD, LD),
-    "fallocate": (FD, X, LD, LD), "fsync": (FD,), "fdatasync": (FD,), "sync": (), "syncfs": (FD,),
-    "fadvise64": (FD, LD, LD, named(FADVISE, "POSIX_FADV_???")), "readahead": (FD, LD, LU),
+    "fsync": (FD,), "fdatasync": (FD,), "sync": (), "syncfs": (FD,),
+    "fadvise64": (FD, LD, LD, named(FADVISE, "POSIX_FADV_???")),
     "flock": (FD, named_flags(FLOCK, "LOCK_???")),
     "utimensat": (DIRFD, PATH.replace(render=lambda call, arg: PATH.render(call, arg)), UTIMES, AT_FLAGS),
     "dup": (FD,), "dup2": (FD, FD), "dup3": (FD, FD, named_flags({0o2000000: "O_CLOEXEC"}, "O_???")),
     "pipe": (FD_PAIR,), "pipe2": (FD_PAIR, Kind(lambda call, arg: flags(call.args[arg], OPEN, "O_???"))),
-    "fcntl": (FD, named(FCNTL, "F_???"), FCNTL_ARG), "ioctl": (FD, Kind(_ioctl), IOCTL_ARG),
-    "poll": (POLL_FDS, U, D), "sendfile": (FD, FD, OFFSET, LU),
-    "copy_file_range": (FD, OFFSET, FD, OFFSET, LU, X), "splice": (FD, OFFSET, FD, OFFSET, LU, X),
-    "getxattr": (PATH, STR, XATTR, LU), "lgetxattr": (PATH, STR, XATTR, LU), "fgetxattr": (FD, STR, XATTR, LU),
-    "listxattr": (PATH, XATTR, LU), "llistxattr": (PATH, XATTR, LU), "flistxattr": (FD, XATTR, LU),
+    "fcntl": (FD, named(FCNTL, "F_???"), FCNTL_ARG),
     "memfd_create": (STR, named_flags(bits("MFD_CLOEXEC MFD_ALLOW_SEALING MFD_HUGETLB"), "MFD_???")),
-    "eventfd2": (U, named_flags({1: "EFD_SEMAPHORE", 0o4000: "EFD_NONBLOCK", 0o2000000: "EFD_CLOEXEC"}, "EFD_???")),
-    "epoll_create1": (named_flags({0o2000000: "EPOLL_CLOEXEC"}, "EPOLL_???"),), "epoll_create": (D,),
-    "inotify_init1": (X,), "inotify_add_watch": (FD, PATH, X), "inotify_rm_watch": (FD, D), "mknod": (PATH, Kind(
-        lambda call, arg: mode_text(call.args[arg] & 0xFFFF))), "mount": (PATH, PATH, STR, X, P), "umount2": (PATH, X),
     "pivot_root": (PATH, PATH), "swapon": (PATH, X), "acct": (PATH,), "uselib": (PATH,),
-    "execveat": (DIRFD, PATH, ARGV, P, AT_FLAGS), "ppoll": (POLL_FDS, U, TIMESPEC, P, LU), "select": (D, P, P, P, P_OUT),
+    "execveat": (DIRFD, PATH, ARGV, P, AT_FLAGS),
 }  # fmt: skip

@@ -24,8 +24,8 @@ from .base import (
     structure,
     whole,
 )
-from .common import ARGV, ENVP, ID, LU, PATH, TIMESPEC, D, P, U, X
-from .signal import signal_name
+from .common import ARGV, ENVP, ID, LU, LX, PATH, D, P, X
+from .signal import siginfo, signal_name
 
 CLONE = {
     0x100: "CLONE_VM", 0x200: "CLONE_FS", 0x400: "CLONE_FILES", 0x800: "CLONE_SIGHAND", 0x1000: "CLONE_PIDFD",
@@ -46,19 +46,6 @@ ARCH = {0x1001: "ARCH_SET_GS", 0x1002: "ARCH_SET_FS", 0x1003: "ARCH_GET_FS", 0x1
         0x1012: "ARCH_SET_CPUID", 0x1021: "ARCH_GET_XCOMP_SUPP", 0x1022: "ARCH_GET_XCOMP_PERM",
         0x1023: "ARCH_REQ_XCOMP_PERM", 0x2001: "ARCH_MAP_VDSO_X32", 0x2002: "ARCH_MAP_VDSO_32", 0x2003: "ARCH_MAP_VDSO_64",
         0x3001: "ARCH_CET_STATUS"}  # fmt: skip
-FUTEX = numbered(
-    "FUTEX_WAIT FUTEX_WAKE FUTEX_FD FUTEX_REQUEUE FUTEX_CMP_REQUEUE FUTEX_WAKE_OP FUTEX_LOCK_PI FUTEX_UNLOCK_PI "
-    "FUTEX_TRYLOCK_PI "
-    "FUTEX_WAIT_BITSET FUTEX_WAKE_BITSET FUTEX_WAIT_REQUEUE_PI FUTEX_CMP_REQUEUE_PI FUTEX_LOCK_PI2"
-)
-PRCTL = numbered(
-    "PR_SET_PDEATHSIG PR_GET_PDEATHSIG PR_GET_DUMPABLE PR_SET_DUMPABLE PR_GET_UNALIGN PR_SET_UNALIGN PR_GET_KEEPCAPS "
-    "PR_SET_KEEPCAPS PR_GET_FPEMU PR_SET_FPEMU PR_GET_FPEXC PR_SET_FPEXC PR_GET_TIMING PR_SET_TIMING "
-    "PR_SET_NAME PR_GET_NAME", 1,
-) | {21: "PR_GET_SECCOMP", 22: "PR_SET_SECCOMP", 23: "PR_CAPBSET_READ", 24: "PR_CAPBSET_DROP", 27: "PR_GET_SECUREBITS",
-     28: "PR_SET_SECUREBITS", 35: "PR_SET_MM", 36: "PR_SET_CHILD_SUBREAPER", 37: "PR_GET_CHILD_SUBREAPER",
-     38: "PR_SET_NO_NEW_PRIVS", 39: "PR_GET_NO_NEW_PRIVS", 41: "PR_SET_THP_DISABLE", 42: "PR_GET_THP_DISABLE",
-     47: "PR_CAP_AMBIENT", 0x53564D41: "PR_SET_VMA"}  # fmt: skip
 RANDOM = {1: "GRND_NONBLOCK", 2: "GRND_RANDOM", 4: "GRND_INSECURE"}
 INFINITY = (1 << 64) - 1
 UTS = 65  # bytes a field of struct utsname
@@ -72,8 +59,7 @@ def _limit(value: int) -> str:
 
 def _limits(data: bytes, call: Call) -> str:
     soft, hard = struct.unpack_from("<QQ", data)
-    text = fields(rlim_cur=_limit(soft), rlim_max=_limit(hard))
-    return text if call.name == "prlimit64" else text.replace("RLIM64_", "RLIM_")
+    return fields(rlim_cur=_limit(soft), rlim_max=_limit(hard))
 
 
 def wait_status(status: int) -> str:
@@ -93,6 +79,11 @@ def _status(call: Call, arg: int) -> str:
     if data is None or not call.ret:
         return address(call.args[arg])
     return f"[{wait_status(int.from_bytes(data, 'little'))}]"
+
+
+def _child(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_RETURN, 128)
+    return siginfo(data) if data is not None and not call.error else address(call.args[arg])
 
 
 def _usage(data: bytes, call: Call) -> str:
@@ -150,63 +141,6 @@ def _clone3_both(call: Call, arg: int) -> str:
     return text
 
 
-def _futex_op(call: Call, arg: int) -> str:
-    value = call.args[arg] & 0xFFFFFFFF
-    text = FUTEX.get(value & 0x7F, hexadecimal(value & 0x7F)) + ("_PRIVATE" if value & 128 else "")
-    return text + ("|FUTEX_CLOCK_REALTIME" if value & 256 else "")
-
-
-def _futex_rest(call: Call, arg: int) -> str | None:
-    """Which of the last four arguments a futex operation has, and how they are written."""
-    operation, value = call.args[1] & 0x7F, call.args[arg]
-    shown = {
-        0: "UT",
-        1: "U",
-        3: "UUP",
-        4: "UUPU",
-        5: "UUPW",
-        6: "-T",
-        7: "",
-        8: "",
-        9: "UT-B",
-        10: "U--B",
-        11: "UTPB",
-        12: "UUPU",
-        13: "-T",
-    }
-    letter = shown.get(operation, "UTPU")[arg - 2 : arg - 1]
-    if letter == "T":
-        return TIMESPEC.render(call, arg)
-    if letter == "B":
-        return "FUTEX_BITSET_MATCH_ANY" if value & 0xFFFFFFFF == 0xFFFFFFFF else hexadecimal(value & 0xFFFFFFFF)
-    if letter in ("", "-"):
-        return None
-    return address(value) if letter == "P" else hexadecimal(value) if letter == "W" else str(value & 0xFFFFFFFF)
-
-
-def _prctl_rest(call: Call, arg: int) -> str | None:
-    option, value = call.args[0] & 0xFFFFFFFF, call.args[arg]
-    if option in (2, 3, 7, 21, 27, 37, 39, 42) and option not in (2, 37):
-        return None
-    if option == 15:
-        data = call.bytes(1, ON_ENTRY)
-        return None if arg > 1 else quoted(data.partition(b"\0")[0][:15], 32) if data is not None else address(value)
-    if option == 16:
-        data = call.bytes(1, ON_RETURN)
-        return None if arg > 1 else quoted(data.partition(b"\0")[0], 32) if data and not call.error else address(value)
-    if option == 1:
-        return signal_name(value) if arg == 1 else None
-    if option in (4, 8):
-        return (
-            ({0: "SUID_DUMP_DISABLE", 1: "SUID_DUMP_USER"}.get(value, str(value)) if option == 4 else str(value))
-            if arg == 1
-            else None
-        )
-    if option == 36:
-        return str(value) if arg == 1 else None
-    return hexadecimal(value)
-
-
 def _arch(call: Call, arg: int) -> str:
     code, value = call.args[0] & 0xFFFFFFFF, call.args[arg]
     data = call.bytes(arg, ON_RETURN, 8) if code in (0x1003, 0x1004) and not call.error else None
@@ -258,10 +192,6 @@ def _hexed(data: bytes, call: Call) -> str:
 LIMIT, LIMITS_IN, LIMITS_OUT = named(LIMITS, "RLIMIT_???"), structure(16, _limits, ON_ENTRY), structure(16, _limits, ON_RETURN)
 STATUS = Kind(_status, ((ON_RETURN, BYTES, BY_ONE, 4),), True)
 USAGE = structure(144, _usage, ON_RETURN)
-FUTEX_REST = Kind(_futex_rest)
-FUTEX_TIME = Kind(_futex_rest, ((ON_ENTRY, BYTES, BY_ONE, 16),))
-PRCTL_FIRST = Kind(_prctl_rest, ((ON_ENTRY, BYTES, BY_ONE, 16), (ON_RETURN, BYTES, BY_ONE, 16)))
-PRCTL_REST = Kind(_prctl_rest)
 CPUS = Kind(_cpus, ((ON_RETURN, BYTES, 1, 0),), True)
 ID_OUT = structure(4, lambda data, call: f"[{int.from_bytes(data, 'little')}]", ON_RETURN)
 CLONE_TAIL = (
@@ -271,6 +201,9 @@ CLONE_TAIL = (
 )
 CODE = Kind(lambda call, arg: str(signed(call.args[arg])))
 WHICH = named(numbered("PRIO_PROCESS PRIO_PGRP PRIO_USER"), "PRIO_???")
+ID_TYPE = named(numbered("P_ALL P_PID P_PGID P_PIDFD"), "P_???")
+ADDRESS_OUT = structure(8, lambda data, call: f"[{address(int.from_bytes(data, 'little'))}]", ON_RETURN)
+LENGTH_OUT = structure(8, lambda data, call: f"[{int.from_bytes(data, 'little')}]", ON_RETURN)
 WAIT_FLAGS = named_flags(WAIT, "W???")
 
 CALLS: dict[str, Signature] = {
@@ -288,15 +221,16 @@ CALLS: dict[str, Signature] = {
     "prlimit64": (D, LIMIT, LIMITS_IN, LIMITS_OUT), "getrlimit": (LIMIT, LIMITS_OUT), "setrlimit": (LIMIT, LIMITS_IN),
     "getrusage": (named({0: "RUSAGE_SELF", 0xFFFFFFFF: "RUSAGE_CHILDREN", 1: "RUSAGE_THREAD"}, "RUSAGE_???"), USAGE),
     "arch_prctl": (named(ARCH, "ARCH_???"), Kind(_arch, ((ON_RETURN, BYTES, BY_ONE, 8),))),
-    "prctl": (named(PRCTL, "PR_???"), PRCTL_FIRST, PRCTL_REST, PRCTL_REST, PRCTL_REST),
-    "set_tid_address": (P,), "set_robust_list": (P, LU), "get_robust_list": (D, P, P),
-    "rseq": (P, X, Kind(lambda call, arg: flags(call.args[arg], {1: "RSEQ_FLAG_UNREGISTER"}, "RSEQ_FLAG_???")), X),
-    "futex": (P, Kind(_futex_op), FUTEX_REST, FUTEX_TIME, FUTEX_REST, FUTEX_REST), "sched_yield": (),
+    "set_tid_address": (LX,), "set_robust_list": (P, LU), "get_robust_list": (D, ADDRESS_OUT, LENGTH_OUT),
+    "waitid": (ID_TYPE, D, Kind(_child, ((ON_RETURN, BYTES, BY_ONE, 128),), True), WAIT_FLAGS.replace(out=True), USAGE),
+    "rseq": (LX, X, Kind(lambda call, arg: flags(call.args[arg], {1: "RSEQ_FLAG_UNREGISTER"}, "RSEQ_FLAG_???")), X),
+    "sched_yield": (),
     "getrandom": (Kind(_random, ((ON_RETURN, BYTES, 6, 1),), True), LU, named_flags(RANDOM, "GRND_???")),
     "uname": (structure(390, _uname, ON_RETURN),), "sysinfo": (structure(108, _sysinfo, ON_RETURN),),
     "sched_getaffinity": (D, LU, CPUS),
     "sched_setaffinity": (D, LU, CPUS.replace(copies=((ON_ENTRY, BYTES, 1, 0),), out=False)),
-    "getpriority": (WHICH, D), "setpriority": (WHICH, D, D), "personality": (X,), "getcpu": (P, P, P), "restart_syscall": (),
-    "pidfd_open": (D, X), "pidfd_send_signal": (D, U, P, X), "unshare": (named_flags(CLONE, "CLONE_???"),),
-    "setns": (D, named_flags(CLONE, "CLONE_???")), "kcmp": (D, D, U, LU, LU),
+    "getpriority": (WHICH, D), "setpriority": (WHICH, D, D), "getcpu": (ID_OUT, ID_OUT, P),
+    "restart_syscall": (Kind(lambda call, arg: f"<... resuming interrupted {call.interrupted} ...>"),),
+    "pidfd_open": (D, X), "unshare": (named_flags(CLONE, "CLONE_???"),),
+    "setns": (D, named_flags(CLONE, "CLONE_???")),
 }  # fmt: skip

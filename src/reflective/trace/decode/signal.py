@@ -14,14 +14,13 @@ from .base import (
     Kind,
     Signature,
     address,
-    bits,
     fields,
     flags,
     named,
     numbered,
     signed,
 )
-from .common import LU, TIMESPEC, D, P
+from .common import FD, LU, TIMESPEC, D, X
 
 SIGNALS = numbered(
     "SIGHUP SIGINT SIGQUIT SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGKILL SIGUSR1 SIGSEGV SIGUSR2 SIGPIPE SIGALRM SIGTERM "
@@ -65,9 +64,15 @@ def signal_set(data: bytes) -> str:
     return f"{'~' if inverted else ''}[{' '.join(names)}]"
 
 
+def _ticks(value: int) -> str:
+    return f"{value} /* {value // 100}.{value % 100:02} s */" if value else "0"
+
+
 def siginfo(data: bytes) -> str:
     """What a signal brings with it."""
     number, error, code = struct.unpack_from("<iii", data)
+    if not number:
+        return "{}"
     name = OWN_CODES.get(number, {}).get(code) or CODES.get(code)
     known = {"si_signo": signal_name(number), "si_code": name or f"{code & 0xFFFFFFFF:#x}"}
     if error:
@@ -75,7 +80,7 @@ def siginfo(data: bytes) -> str:
     pid, uid, value, _, utime, stime = struct.unpack_from("<16xiIiiqq", data)
     if number == 17 and code in OWN_CODES[17]:
         known |= {"si_pid": str(pid), "si_uid": str(uid), "si_status": str(value) if code == 1 else signal_name(value)}
-        known |= {"si_utime": str(utime), "si_stime": str(stime)}
+        known |= {"si_utime": _ticks(utime), "si_stime": _ticks(stime)}
     elif number in FAULTS and code > 0:
         known["si_addr"] = address(struct.unpack_from("<16xQ", data)[0])
     elif code == -2:
@@ -132,6 +137,20 @@ def _frame(call: Call, arg: int) -> str:
     return f"{{mask={signal_set(data)}}}" if data else "{mask=???}"
 
 
+def _sent(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_ENTRY, 128)
+    return siginfo(data) if data is not None else address(call.args[arg])
+
+
+def _waited(call: Call, arg: int) -> str:
+    data = call.bytes(arg, ON_RETURN, 128)
+    if not call.returned or call.error:
+        return address(call.args[arg])
+    call.note = signal_name(call.ret)
+    return siginfo(data) if data is not None else address(call.args[arg])
+
+
+SENT = Kind(_sent, ((ON_ENTRY, BYTES, BY_ONE, 128),))
 SIGNAL = Kind(lambda call, arg: signal_name(signed(call.args[arg])))
 MASK, OLD_MASK = _set(ON_ENTRY), _set(ON_RETURN)
 UC_SIGMASK = 296  # struct ucontext, which the stack pointer points to at rt_sigreturn
@@ -142,7 +161,8 @@ CALLS: dict[str, Signature] = {
     "rt_sigprocmask": (named(HOW, "SIG_???"), MASK, OLD_MASK, LU),
     "rt_sigreturn": (Kind(_frame, ((ON_ENTRY, STACK, BY_ONE, UC_SIGMASK),)),),
     "kill": (D, SIGNAL), "tkill": (D, SIGNAL), "tgkill": (D, D, SIGNAL), "pause": (),
-    "sigaltstack": (_stack(ON_ENTRY), _stack(ON_RETURN)), "rt_sigtimedwait": (MASK, P, TIMESPEC, LU),
-    "signalfd4": (D, MASK, LU, Kind(lambda call, arg: flags(call.args[arg], bits([(0, "")]) | {
-        0o2000000: "SFD_CLOEXEC", 0o4000: "SFD_NONBLOCK"}, "SFD_???"))),
+    "sigaltstack": (_stack(ON_ENTRY), _stack(ON_RETURN)),
+    "rt_sigtimedwait": (MASK, Kind(_waited, ((ON_RETURN, BYTES, BY_ONE, 128),), True), TIMESPEC, LU),
+    "rt_sigqueueinfo": (D, SIGNAL, SENT), "rt_tgsigqueueinfo": (D, D, SIGNAL, SENT),
+    "pidfd_send_signal": (FD, SIGNAL, SENT, X),
 }  # fmt: skip

@@ -24,25 +24,20 @@ from .base import (
     numbered,
     quoted,
 )
-from .common import FD, FD_PAIR, LU, RECEIVED, D, P, sent
+from .common import FD, FD_PAIR, LU, RECEIVED, D, sent
 
 FAMILIES = {0: "AF_UNSPEC", 1: "AF_UNIX", 2: "AF_INET", 10: "AF_INET6", 16: "AF_NETLINK", 17: "AF_PACKET", 40: "AF_VSOCK"}
 TYPES = numbered("SOCK_STREAM SOCK_DGRAM SOCK_RAW SOCK_RDM SOCK_SEQPACKET", 1)
 TYPE_FLAGS = {0o2000000: "SOCK_CLOEXEC", 0o4000: "SOCK_NONBLOCK"}
 PROTOCOLS = {0: "IPPROTO_IP", 1: "IPPROTO_ICMP", 6: "IPPROTO_TCP", 17: "IPPROTO_UDP", 58: "IPPROTO_ICMPV6"}
 NETLINK = {0: "NETLINK_ROUTE", 4: "NETLINK_SOCK_DIAG", 9: "NETLINK_AUDIT", 15: "NETLINK_KOBJECT_UEVENT", 16: "NETLINK_GENERIC"}
-MESSAGE = bits(
+MESSAGE_FLAGS = bits(
     "MSG_OOB MSG_PEEK MSG_DONTROUTE MSG_CTRUNC MSG_PROBE MSG_TRUNC MSG_DONTWAIT MSG_EOR MSG_WAITALL MSG_FIN MSG_SYN "
     "MSG_CONFIRM "
     "MSG_RST MSG_ERRQUEUE MSG_NOSIGNAL MSG_MORE MSG_WAITFORONE"
 ) | {1 << 30: "MSG_CMSG_CLOEXEC"}
 LEVELS = {1: "SOL_SOCKET", 0: "SOL_IP", 6: "SOL_TCP", 17: "SOL_UDP", 41: "SOL_IPV6"}
-SOCKET_OPTIONS = numbered(
-    "SO_DEBUG SO_REUSEADDR SO_TYPE SO_ERROR SO_DONTROUTE SO_BROADCAST SO_SNDBUF SO_RCVBUF SO_KEEPALIVE SO_OOBINLINE "
-    "SO_NO_CHECK "
-    "SO_PRIORITY SO_LINGER SO_BSDCOMPAT SO_REUSEPORT SO_PASSCRED SO_PEERCRED SO_RCVLOWAT SO_SNDLOWAT SO_RCVTIMEO_OLD "
-    "SO_SNDTIMEO_OLD", 1,
-)  # fmt: skip
+ETHERNET = {3: "ETH_P_ALL", 0x800: "ETH_P_IP", 0x806: "ETH_P_ARP", 0x86DD: "ETH_P_IPV6"}
 
 
 def socket_address(data: bytes) -> str:
@@ -66,17 +61,21 @@ def socket_address(data: bytes) -> str:
     if family == 16 and len(data) >= 12:
         pid, groups = struct.unpack_from("<II", data, 4)
         return f"{{sa_family=AF_NETLINK, nl_pid={pid}, nl_groups={groups:08x}}}"
-    return fields(**known, sa_data=quoted(data[2:], 128))
+    return fields(**known, **({"sa_data": quoted(data[2:], 128)} if len(data) > 2 else {}))
 
 
 def _given_address(call: Call, arg: int) -> str:
-    data = (call.bytes(arg, ON_ENTRY) or b"")[: call.args[2]]
-    return socket_address(data) if data and len(data) > 1 else address(call.args[arg])
+    size = call.args[arg + 1] & 0xFFFFFFFF
+    data = call.bytes(arg, ON_ENTRY) or b""
+    return socket_address(data) if len(data) > 1 and len(data) >= min(size, ADDRESS_MOST) else address(call.args[arg])
 
 
 def _got_address(call: Call, arg: int) -> str:
-    data = call.bytes(arg, ON_RETURN)
-    return socket_address(data) if data and len(data) > 1 and not call.error else address(call.args[arg])
+    data, room = call.bytes(arg, ON_RETURN), call.bytes(arg + 1, ON_ENTRY, 4)
+    if not data or room is None or call.error or not call.returned:
+        return address(call.args[arg])
+    data = data[: int.from_bytes(room[:4], "little")]
+    return socket_address(data) if len(data) > 1 else address(call.args[arg])
 
 
 def _got_length(call: Call, arg: int) -> str:
@@ -90,41 +89,32 @@ def _got_length(call: Call, arg: int) -> str:
 
 def _type(call: Call, arg: int) -> str:
     value = call.args[arg] & 0xFFFFFFFF
-    rest = value & ~15
-    return TYPES.get(value & 15, hexadecimal(value & 15)) + (f"|{flags(rest, TYPE_FLAGS, 'SOCK_???')}" if rest else "")
+    name, rest = TYPES.get(value & 15), value & ~15
+    if name is None:
+        return flags(value, TYPE_FLAGS, "SOCK_???", "0 /* SOCK_??? */")
+    return name + (f"|{flags(rest, TYPE_FLAGS, '').partition(' ')[0]}" if rest else "")
 
 
 def _protocol(call: Call, arg: int) -> str:
     family, value = call.args[0] & 0xFFFFFFFF, call.args[arg] & 0xFFFFFFFF
+    if family == 17:
+        number = (value & 0xFF) << 8 | value >> 8 & 0xFF
+        return f"htons({ETHERNET.get(number) or hexadecimal(number) + ' /* ETH_P_??? */'})"
     table = PROTOCOLS if family in (2, 10) else NETLINK if family == 16 else {}
     return table.get(value, str(value))
 
 
-def _option(call: Call, arg: int) -> str:
-    value = call.args[arg] & 0xFFFFFFFF
-    return SOCKET_OPTIONS.get(value, hexadecimal(value)) if call.args[1] == 1 else hexadecimal(value)
-
-
-def _option_value(when: int) -> Kind:
-    def render(call: Call, arg: int) -> str:
-        data = call.bytes(arg, when, 4)
-        return f"[{int.from_bytes(data[:4], 'little', signed=True)}]" if data and not call.error else address(call.args[arg])
-
-    return Kind(render, ((when, BYTES, BY_ONE, 4),), when == ON_RETURN)
-
-
-ADDRESS = Kind(_given_address, ((ON_ENTRY, BYTES, BY_ONE, 110),))
+ADDRESS_MOST = 128
+ADDRESS = Kind(_given_address, ((ON_ENTRY, BYTES, 2, 0),))
+ADDRESS_TO = Kind(_given_address, ((ON_ENTRY, BYTES, 5, 0),))
 ADDRESS_OUT = Kind(_got_address, ((ON_RETURN, BYTES, BY_WORD, 0),), True)
 LENGTH = Kind(_got_length, ((ON_ENTRY, BYTES, BY_ONE, 4), (ON_RETURN, BYTES, BY_ONE, 4)), True)
-FAMILY, FLAGS = named(FAMILIES, "AF_???"), named_flags(MESSAGE, "MSG_???")
-LEVEL = named(LEVELS, "SOL_???")
+FAMILY, FLAGS = named(FAMILIES, "AF_???"), named_flags(MESSAGE_FLAGS, "MSG_???")
 
 CALLS: dict[str, Signature] = {
     "socket": (FAMILY, Kind(_type), Kind(_protocol)), "socketpair": (FAMILY, Kind(_type), Kind(_protocol), FD_PAIR),
     "connect": (FD, ADDRESS, D), "bind": (FD, ADDRESS, D), "listen": (FD, D), "accept": (FD, ADDRESS_OUT, LENGTH),
     "accept4": (FD, ADDRESS_OUT, LENGTH, named_flags(TYPE_FLAGS, "SOCK_???")), "getsockname": (FD, ADDRESS_OUT, LENGTH),
     "getpeername": (FD, ADDRESS_OUT, LENGTH), "shutdown": (FD, named(numbered("SHUT_RD SHUT_WR SHUT_RDWR"), "SHUT_???")),
-    "sendto": (FD, sent(2), LU, FLAGS, P, D), "recvfrom": (FD, RECEIVED, LU, FLAGS, P, P), "sendmsg": (FD, P, FLAGS),
-    "recvmsg": (FD, P, FLAGS), "setsockopt": (FD, LEVEL, Kind(_option), _option_value(ON_ENTRY), D),
-    "getsockopt": (FD, LEVEL, Kind(_option), _option_value(ON_RETURN), P),
+    "sendto": (FD, sent(2), LU, FLAGS, ADDRESS_TO, D), "recvfrom": (FD, RECEIVED, LU, FLAGS, ADDRESS_OUT, LENGTH),
 }  # fmt: skip

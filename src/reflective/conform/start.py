@@ -1,6 +1,6 @@
 """The start of a program, as named properties that can be compared.
 
-A witness (tests/programs) prints what it sees; `properties` turns that into {name: value}. Addresses are random, so
+A witness (programs/) prints what it sees; `properties` turns that into {name: value}. Addresses are random, so
 each becomes "image+offset" by the process's own maps; with `exact` (no randomisation) they stay as they are.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-Value = int | str
-Properties = dict[str, Value]
+from ..values import Value
+
+Told = int | str
+Properties = dict[str, Told]
 
 OWN_NAME = "[anon:reflective:"  # memory that the loader leaves behind, and names
 # A kernel without CONFIG_ANON_VMA_NAME takes no names. Then the one inaccessible anonymous mapping is the loader's:
@@ -55,7 +56,7 @@ VARIES = {
     "status.FDSize": "capacity of the descriptor table, which follows from the forks before, not from execve",
     "status.SigQ": "signals queued by all processes of the user",
     "stat.pid": "a new process",
-    "stat.ppid": "natively the test, under `reflective exec` the reflective process",
+    "stat.ppid": "natively whoever starts it, under a loader perhaps the loader",
     "stat.minflt": "depends on the page cache",
     "stat.majflt": "depends on the page cache",
     "stat.utime": "time",
@@ -74,7 +75,7 @@ VARIES = {
     "status.VmPTE": "depends on how addresses fall on page tables",
     "status.Tgid": "a new process",
     "status.Pid": "a new process",
-    "status.PPid": "natively the test, under `reflective exec` the reflective process",
+    "status.PPid": "natively whoever starts it, under a loader perhaps the loader",
     "status.NStgid": "a new process",
     "status.NSpid": "a new process",
     "status.voluntary_ctxt_switches": "scheduling",
@@ -83,8 +84,7 @@ VARIES = {
 }
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(Value):
     """A line of /proc/self/maps, and the image it belongs to."""
 
     start: int
@@ -152,7 +152,7 @@ class Start:
         self.top: int = self.stack["top"]
         self.strings: int = min([*self.stack["argv"], *self.stack["envp"], self.top - 8])
 
-    def where(self, address: int) -> Value:
+    def where(self, address: int) -> Told:
         """An address in a form that two runs can share; what is no address stays a number."""
         if self.exact or address < 0x1000:
             return hex(address)
@@ -176,7 +176,7 @@ class Start:
             found.update(part())
         return {name: value for name, value in found.items() if name not in VARIES}
 
-    def _registers(self) -> Iterator[tuple[str, Value]]:
+    def _registers(self) -> Iterator[tuple[str, Told]]:
         registers = dict(self.account["registers"])
         rflags = registers.pop("rflags")
         for name, value in registers.items():
@@ -195,7 +195,7 @@ class Start:
             yield "fpu.xcomp_bv", hex(fpu["xcomp_bv"])
             yield "fpu.extended", str(fpu["extended"])
 
-    def _maps(self) -> Iterator[tuple[str, Value]]:
+    def _maps(self) -> Iterator[tuple[str, Told]]:
         yield "maps.own", ", ".join(f"{region.name} {region.perms}" for region in self.own)
         if self.exact or not self.huge:
             yield "maps.order", " ".join(region.image for region in self.regions)
@@ -216,7 +216,7 @@ class Start:
             if self.exact or not self.huge:
                 yield f"maps[{key}].touches {before}", int(low.end == high.start)
 
-    def _smaps(self) -> Iterator[tuple[str, Value]]:
+    def _smaps(self) -> Iterator[tuple[str, Told]]:
         details = {region: fields for region, fields in split_smaps(self.account["proc"]["smaps"]) if not region.own}
         for key, region in numbered(list(details)):
             for name in SMAPS_KEYS:
@@ -224,7 +224,7 @@ class Start:
             if region.inode:  # pages of the file that were copied: none of a segment that nobody wrote to
                 yield f"smaps[{key}].Anonymous", details[region]["Anonymous"]
 
-    def _stat(self) -> Iterator[tuple[str, Value]]:
+    def _stat(self) -> Iterator[tuple[str, Told]]:
         pid, rest = self.account["proc"]["stat"].split(" (", 1)
         comm, rest = rest.rsplit(") ", 1)
         values = [pid, comm, *rest.split()]
@@ -249,12 +249,12 @@ class Start:
             return f"{'at the end of' if address == below[-1].end else 'after'} {below[-1].image}"
         return "alone in the executables' area" if address >> 40 in (0x55, 0x56) else hex(address)
 
-    def _status(self) -> Iterator[tuple[str, Value]]:
+    def _status(self) -> Iterator[tuple[str, Told]]:
         for line in self.account["proc"]["status"].splitlines():
             name, value = line.split(":", 1)
             yield f"status.{name}", " ".join(value.split())
 
-    def _files(self) -> Iterator[tuple[str, Value]]:
+    def _files(self) -> Iterator[tuple[str, Told]]:
         proc = self.account["proc"]
         for name, value in proc.items():
             if name not in ("maps", "smaps", "stat", "status", "auxv"):
@@ -263,7 +263,7 @@ class Start:
         yield "proc.auxv is the stack's", int(proc["auxv"].encode("latin-1").rstrip(b"\0") == vector.rstrip(b"\0"))
         yield "proc.auxv.length", len(proc["auxv"])
 
-    def _stack(self) -> Iterator[tuple[str, Value]]:
+    def _stack(self) -> Iterator[tuple[str, Told]]:
         stack = self.stack
         lower = bytes.fromhex(stack["lower"])
         upper = bytes.fromhex(stack["upper"]) if "upper" in stack else lower
@@ -294,7 +294,7 @@ class Start:
         yield "stack.strings' bytes", upper[-min(size, len(upper)) :].decode("latin-1")
         yield "stack.below the random bytes", lower[vectors_end - stack["sp"] : random - stack["sp"]].hex()
 
-    def _auxv(self) -> Iterator[tuple[str, Value]]:
+    def _auxv(self) -> Iterator[tuple[str, Told]]:
         pairs = [(AUXV_NAMES.get(tag, str(tag)), value) for tag, value in self.stack["auxv"]]
         yield "auxv.order", " ".join(name for name, _ in pairs)
         for name, value in pairs:
@@ -303,7 +303,7 @@ class Start:
         yield "auxv.PLATFORM string", self.stack["at_platform"]
         yield "auxv.RANDOM is all zero", int(not any(bytes.fromhex(self.stack["at_random"])))
 
-    def _below(self) -> Iterator[tuple[str, Value]]:
+    def _below(self) -> Iterator[tuple[str, Told]]:
         if "below_sp" in self.account:
             words = self.account["below_sp"]["words"]
             just_below = dict(words).get(-8, 0)
@@ -311,7 +311,7 @@ class Start:
             yield "stack.word just below sp", "the entry address" if is_entry else hex(just_below)
             yield "stack.other words below sp", str([[at, value] for at, value in words if at != -8])
 
-    def _signals(self) -> Iterator[tuple[str, Value]]:
+    def _signals(self) -> Iterator[tuple[str, Told]]:
         signals = self.account["signals"]
         for number, action in enumerate(signals["actions"], 1):
             yield f"signals.action {number}", str(action)
@@ -319,7 +319,7 @@ class Start:
             yield f"signals.{name}", hex(signals[name])
         yield "signals.altstack_sp", self.where(signals["altstack_sp"])
 
-    def _descriptors(self) -> Iterator[tuple[str, Value]]:
+    def _descriptors(self) -> Iterator[tuple[str, Told]]:
         descriptors = self.account["descriptors"]
         yield "descriptors", " ".join(str(entry["fd"]) for entry in descriptors)
         for entry in descriptors:
@@ -328,7 +328,7 @@ class Start:
             for name in ("fd_flags", "status_flags", "position"):
                 yield f"descriptors[{entry['fd']}].{name}", entry[name]
 
-    def _system(self) -> Iterator[tuple[str, Value]]:
+    def _system(self) -> Iterator[tuple[str, Told]]:
         for part in ("prctl", "x86", "identity", "thread"):
             for name, value in self.account[part].items():
                 if name in ("TID_ADDRESS", "robust_list"):
@@ -340,12 +340,12 @@ class Start:
         if "rseq_register" in self.account:
             yield "rseq.register", self.account["rseq_register"]
 
-    def _libc(self) -> Iterator[tuple[str, Value]]:
+    def _libc(self) -> Iterator[tuple[str, Told]]:
         for name, value in self.account.get("libc", {}).items():
             is_address = name in ("main_argv", "main_envp", "environ", "constructor_argv", "constructor_envp")
             yield f"libc.{name}", self.where(value) if is_address else value
 
-    def _brk(self) -> Iterator[tuple[str, Value]]:
+    def _brk(self) -> Iterator[tuple[str, Told]]:
         brk = self.account["brk"]
         start = int(self.account["proc"]["stat"].rsplit(") ", 1)[1].split()[STAT_NAMES.index("start_brk") - 2])
         heaps = [region for region in parse_maps(brk["maps"]) if region.name == "[heap]"]
@@ -356,34 +356,31 @@ class Start:
             yield "brk.heap begins at start_brk", int(heap.start == start)
             yield "brk.heap", f"{heap.perms} {heap.end - heap.start:#x}"
 
-    def _growth(self) -> Iterator[tuple[str, Value]]:
+    def _growth(self) -> Iterator[tuple[str, Told]]:
         for name, value in self.account["stack_growth"].items():
             yield f"stack_growth.{name}", value
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Value):
     """One property that is not the same; None: there is no such property."""
 
     name: str
-    kernel: Value | None
-    reflective: Value | None
+    kernel: Told | None
+    loader: Told | None
 
     def __str__(self) -> str:
-        return f"{self.name}\n    kernel      {self._show(self.kernel)}\n    reflective  {self._show(self.reflective)}"
+        return f"{self.name}\n    kernel  {self._show(self.kernel)}\n    loader  {self._show(self.loader)}"
 
-    def _show(self, value: Value | None) -> str:
+    def _show(self, value: Told | None) -> str:
         """The value, of a long one the part around the first difference."""
-        text, other = str(value), str(self.reflective if value is self.kernel else self.kernel)
+        text, other = str(value), str(self.loader if value is self.kernel else self.kernel)
         if len(text) <= 160:
             return repr(value)
         same = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), len(other))
         return f"{len(text)} characters, at {same}: {text[max(0, same - 40) : same + 100]!r}"
 
 
-def differences(kernel: Properties, reflective: Properties) -> list[Difference]:
+def differences(kernel: Properties, loader: Properties) -> list[Difference]:
     """The properties in which the two differ, in the order of the kernel's."""
-    names = [*kernel, *(name for name in reflective if name not in kernel)]
-    return [
-        Difference(name, kernel.get(name), reflective.get(name)) for name in names if kernel.get(name) != reflective.get(name)
-    ]
+    names = [*kernel, *(name for name in loader if name not in kernel)]
+    return [Difference(name, kernel.get(name), loader.get(name)) for name in names if kernel.get(name) != loader.get(name)]
