@@ -455,3 +455,32 @@ def _memory(pid: int) -> tuple[int, list[str]]:
 
 def test_exported() -> None:
     assert reflective.Template is Template
+
+
+def test_left_open() -> None:
+    """A template that nobody closes is ended when it is collected, and at the interpreter's end, without a word."""
+    code = (
+        "import gc, os, reflective\n"
+        "def use(): reflective.Template('/bin/true', pool=2).run(['true'], check=True)\n"
+        "use(); gc.collect()\n"
+        "try: print(os.waitpid(-1, os.WNOHANG))\n"
+        "except ChildProcessError: print('no child')\n"
+        "left = reflective.Template('/bin/true', pool=2); left.run(['true'], check=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("no child\n", "")
+
+
+def test_many_at_once() -> None:
+    """1,000 starts from 20 threads, all alive before the first is waited for."""
+    with Template("/bin/sh", pool=4) as template:
+        started: list[subprocess.Popen[Any]] = []
+        threads = [
+            threading.Thread(target=lambda: started.extend(template.Popen(["sh", "-c", "exit 7"]) for _ in range(50)))
+            for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [one.wait() for one in started] == [7] * 1000

@@ -31,6 +31,14 @@ def active(strings: Iterable[bytes]) -> bool:
     return any(string.startswith(ACTIVE) for string in strings)
 
 
+def handled(plan: LoadPlan) -> bool:
+    """Whether binfmt_misc has a handler for it: that may be another one at the next start, and no file tells."""
+    if not plan.prefix:
+        return False
+    with open(plan.path, "rb") as file:
+        return file.read(2) != b"#!"
+
+
 def files(paths: Iterable[str]) -> Files:
     """Files and directories as they are now."""
     packed = b"".join(os.fsencode(path) + b"\0" for path in dict.fromkeys(paths))

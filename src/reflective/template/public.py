@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import process
 from ..native.child import Setup
-from ..native.prepare import Request
+from ..native.prepare import Degradation, Request
 from ..native.run import addresses_fixed
 from ..native.system import environment_block
 from ..native.template import PLAIN, Attributes, Files, Gone, Pairs, Refused, Stale
@@ -106,6 +106,11 @@ class Template:
         if "_warm" in self.__dict__:
             self.close()
 
+    @property
+    def degraded(self) -> tuple[Degradation, ...]:
+        """What is not as after execve in the clones of the template that was used last."""
+        return self._latest.process.made.degraded if self._latest else ()
+
     def refresh(self, *, every: float = 0.0) -> None:
         """Ends the template: the next start makes another, with other addresses. With `every`, again after so many seconds."""
         with self._lock:
@@ -170,7 +175,7 @@ class Template:
             ahead.begin(fds, where)
         try:
             words = [encode(word) for word in argv]
-            block = environment_block() if env is None else b"".join([one + b"\0" for one in process._environment(env)])
+            block = environment_block() if env is None else process._packed(env)[1]
             one, strings, argc = self._choose(words, block)
         except BaseException:
             if ahead is not None:
@@ -210,7 +215,7 @@ class Template:
             self._drop()
         self._plan = build(self._path)
         try:
-            if self._plan.notes or key.active(strings) or addresses_fixed():
+            if self._plan.notes or key.handled(self._plan) or key.active(strings) or addresses_fixed():
                 raise Gone("each start must have a dynamic linker of its own")
             made = self._warm[strings] = warm(Request(self._plan, (), ()), strings, size, self._pool)
             return made
@@ -238,7 +243,7 @@ class _Popen(process.Popen):
         if preexec_fn is None and os.fsdecode(program) == self._template._path:
             pid = self._template._start(words, env, setup)
             if pid is not None:
-                self.pid = pid
+                self.pid, self.degraded = pid, self._template.degraded
                 self._child_created = True
                 return
         super()._load(program, words, env, setup, preexec_fn)
