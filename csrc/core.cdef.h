@@ -46,6 +46,7 @@ struct refl_recipe {
     uint64_t vdso_image;            /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
     uint64_t ids[4];                /* real and effective user, real and effective group that it was made for */
     uint64_t capabilities;          /* and the effective capabilities */
+    uint64_t by_path;               /* 1: for a path, which by now might be for a handler of binfmt_misc */
 };
 
 /* What is done in the child first. */

@@ -371,7 +371,7 @@ def test_unprivileged(tmp_path: Path) -> None:
     def act() -> None:
         os.setresuid(65534, 65534, 65534)
         assert has_zygote(reflective.spawn)
-        started = zygote.start("/bin/true", [b"true"], None, 0)
+        started = zygote.start("/bin/true", b"true\0", 1, None, 0)
         assert started is not None
         assert [item.what for item in started[1]] == ["exe"]
         assert status_of(started[0]) == 0
