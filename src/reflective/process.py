@@ -75,6 +75,9 @@ def _joined(argv: Sequence[Word]) -> tuple[int, bytes]:
 
 def _packed(env: Mapping[Any, Any]) -> tuple[int, bytes]:
     """How many NAME=VALUE strings, and all of them, each with its NUL. Raises ValueError as _environment does."""
+    data = getattr(env, "_data", None) if env is os.environ else None
+    if type(data) is dict:  # os.environ decodes each string, to be encoded again; it refuses what must be refused here
+        return len(data), b"".join([b"%b=%b\0" % item for item in data.items()])
     try:  # a few calls that loop in C: one for each string would take longer than all the rest of a start in Python
         names = "".join(env)
         text = "\0".join(map("=".join, env.items())) + "\0"
