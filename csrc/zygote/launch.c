@@ -127,11 +127,11 @@ static int as_planned(const struct refl_recipe *recipe, uint64_t *stack_limit)
     return 0;
 }
 
-/* Open, the file that was planned, and executable: faccessat2 refuses a file system mounted noexec too. */
+/* Open (a FIFO that is there now must not block), the file that was planned, and executable, not mounted noexec: faccessat2. */
 static int open_planned(const char *path, const uint64_t identity[4])
 {
     struct stat status;
-    int fd = above_streams(open(path, O_RDONLY | O_CLOEXEC));
+    int fd = above_streams(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (fd < 0)
         return fd;
     int error = fstat(fd, &status) ? -errno : 0;
