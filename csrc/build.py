@@ -6,7 +6,7 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 ZYGOTE = [f"csrc/zygote/{name}.c" for name in ("late", "launch", "pool", "read")]  # its other files run in children
-SOURCES = sorted(ZYGOTE + [str(path) for folder in ("host", "tracer") for path in Path("csrc", folder).glob("*.c")])
+SOURCES = sorted(ZYGOTE + [str(path) for folder in ("host", "tracer", "got") for path in Path("csrc", folder).glob("*.c")])
 # Without these an edited header, or blob, would ship the old binary silently.
 DEPENDS = sorted(
     str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or {"blob", "zygote"} & {*path.parts}

@@ -158,3 +158,31 @@ int32_t refl_trace_finish(void *trace, int32_t *error, int32_t *refused);
 
 /* execve; its errno. */
 int refl_execve(const char *path, char *const *argv, char *const *envp);
+
+/* What a session that watches the GOT is to do before the task that asked goes on; a session, too, for the functions above. */
+struct refl_got_change {
+    uint8_t op; /* 1: breakpoint at `address`, 2: table of the link_map at `address`, 3: no table of it any more */
+    uint8_t kind; /* of a breakpoint: 0 asks, 1 asks once, 2 the resolver's entry, 3 its jump */
+    uint8_t step; /* of its instruction: 0 none, 1 push reg, 2 reg = value, 3 jump to reg, 4 return */
+    uint8_t reg; /* 0-15, as the processor counts them */
+    uint8_t length; /* of its instruction, which is as `bytes` say, or else nothing is set */
+    uint8_t bytes[16];
+    uint64_t address;
+    uint64_t value;
+    const uint64_t *slots; /* count addresses: where the slot of each relocation of DT_JMPREL is */
+    uint64_t count;
+};
+
+/* As refl_trace_start; of the options tids, gate, leader and pin count. */
+void *refl_got_start(const struct refl_trace_options *options);
+
+/* Each record of kind EVENT_ASK is answered once. -1: no memory, nothing was changed. */
+int32_t refl_got_answer(void *got, const struct refl_got_change *changes, uint64_t count);
+
+/* A mount of tracefs that is nowhere but behind the descriptor returned; or -errno. */
+int64_t refl_tracefs(void);
+
+/* perf_event_open for a tracepoint in a task and its children, on one CPU; -errno. Records go to the ring of the event `into`,
+ * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. `distinct`: each
+ * task's events stay its own, and samples have a count (perf.c says why); EINVAL on kernels that can't. */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into, uint8_t distinct);

@@ -15,6 +15,14 @@ PROGRAMS = Path(__file__).parent / "programs"
 INCLUDES = f"-I{WITNESSES}"  # sys.h
 
 
+def mmap_rnd_bits() -> int:
+    """vm.mmap_rnd_bits; only root can read it, 28 is the default and the least."""
+    try:
+        return int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
+    except PermissionError:
+        return 28
+
+
 class StartOptions(TypedDict, total=False):
     """What the tests hand on to subprocess, the same for both ways."""
 

@@ -69,14 +69,16 @@ static void close_if_marked(uint64_t fd, const uint64_t own[4])
         call3(__NR_close, fd, 0, 0);
 }
 
+enum { DESCRIPTORS_MOST = 1 << 20 /* fs.nr_open */ };
+
 /* Without /proc every possible number is tried. */
 static void close_by_number(const uint64_t own[4])
 {
     struct {
         uint64_t now, most;
-    } limit = {0, 0};
+    } limit = {DESCRIPTORS_MOST, 0};
     call4(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, 0, (uint64_t)&limit);
-    for (uint64_t fd = 0; fd < limit.now && fd < 1u << 20; fd++)
+    for (uint64_t fd = 0; fd < limit.now && fd < DESCRIPTORS_MOST; fd++)
         close_if_marked(fd, own);
 }
 
@@ -90,10 +92,8 @@ int64_t close_on_exec(const uint64_t own[4])
         close_by_number(own);
         return 0;
     }
-    for (;;) {
-        int64_t got = call3(__NR_getdents64, (uint64_t)directory, (uint64_t)buffer, sizeof buffer);
-        if (got <= 0)
-            break;
+    int64_t got;
+    while ((got = call3(__NR_getdents64, (uint64_t)directory, (uint64_t)buffer, sizeof buffer)) > 0) {
         for (int64_t at = 0; at < got;) {
             const struct directory_entry *entry = (const struct directory_entry *)(buffer + at);
             int64_t fd = number(entry->name);
@@ -103,6 +103,8 @@ int64_t close_on_exec(const uint64_t own[4])
         }
     }
     call3(__NR_close, (uint64_t)directory, 0, 0);
+    if (got < 0)
+        close_by_number(own);
     return 0;
 }
 

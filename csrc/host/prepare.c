@@ -98,17 +98,23 @@ void area_destroy(struct area *area)
     munmap(area->base, area->size);
 }
 
-static int fill_ops(const struct refl_start *start, struct refl_op *ops)
+/* The sum of an operation with a late parameter is made in the child, from addresses that the kernel has chosen there. */
+static int fill_ops(const struct refl_start *start, uint64_t late, struct refl_op *ops)
 {
     memcpy(ops, start->ops, start->op_count * sizeof *ops);
     for (struct refl_op *op = ops; op < ops + start->op_count; op++) {
         if (op->kind >= OP_COUNT)
             return -EINVAL;
+        uint64_t used = 0;
         for (int i = 0; i < 6; i++) {
             if (op->param[i] >= PARAM_COUNT)
                 return -EINVAL;
             op->arg[i] += start->params[op->param[i]];
+            used |= 1ul << op->param[i];
         }
+        int error = used & late ? 0 : check_op(op, start->params, start->data_size);
+        if (error)
+            return error;
     }
     return 0;
 }
@@ -183,7 +189,7 @@ int area_fill(struct refl_start *start, struct area *area, uint64_t sigmask)
     params[PARAM_EXECFD_AT] = stack.execfd ? area->at + parts.image + 8 + (stack.execfd - stack.sp) : 0;
     rseq_registered(&params[PARAM_RSEQ], &params[PARAM_RSEQ_SIZE]);
 
-    error = fill_ops(start, (struct refl_op *)(base + parts.ops));
+    error = fill_ops(start, area->late, (struct refl_op *)(base + parts.ops));
     if (error)
         return error;
     area->job = (struct refl_job *)(base + parts.job);

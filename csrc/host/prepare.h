@@ -18,6 +18,7 @@ struct area {
     uint8_t *frame;     /* REFL_FRAME_ROOM bytes, end of the code's page */
     uint64_t frame_at;
     uint8_t *stack_top; /* of the blob's own stack */
+    uint64_t late;          /* bit n: parameter n of plan.h is added in the child (csrc/zygote) */
 };
 
 /* The initial stack, computed before it is written. Addresses are the new program's. */
@@ -34,6 +35,7 @@ struct stack {
 int area_create(const struct refl_start *start, struct area *area);
 void area_destroy(struct area *area);
 int prepare(struct refl_start *start, struct area *area, uint64_t sigmask);
+int check_op(const struct refl_op *op, const uint64_t *params, uint64_t data_size);
 int area_measure(const struct refl_start *start, size_t *size);
 int area_fill(struct refl_start *start, struct area *area, uint64_t sigmask); /* all but the code */
 int stack_layout(const struct refl_start *start, struct stack *stack);

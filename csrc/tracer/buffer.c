@@ -58,6 +58,14 @@ void buffer_end(struct buffer *buffer)
     pthread_mutex_unlock(&buffer->lock);
 }
 
+void buffer_hurry(struct buffer *buffer)
+{
+    pthread_mutex_lock(&buffer->lock);
+    buffer->urgent = true;
+    pthread_cond_signal(&buffer->filled);
+    pthread_mutex_unlock(&buffer->lock);
+}
+
 int64_t refl_trace_take(void *trace, uint8_t **data, uint64_t enough, uint32_t timeout_ms)
 {
     struct buffer *buffer = &((struct session *)trace)->buffer;
@@ -71,13 +79,14 @@ int64_t refl_trace_take(void *trace, uint8_t **data, uint64_t enough, uint32_t t
     }
     pthread_mutex_lock(&buffer->lock);
     int late = 0;
-    while (!buffer->ended && buffer->used < enough && !late) {
+    while (!buffer->ended && !buffer->urgent && buffer->used < enough && !late) {
         buffer->enough = enough < BUFFER_SIZE / 2 ? enough : BUFFER_SIZE / 2;
         late = pthread_cond_timedwait(&buffer->filled, &buffer->lock, &until);
         if (!buffer->enough) /* the loop found that it is enough, or has no more room */
             break;
     }
     buffer->enough = 0;
+    buffer->urgent = false;
     int64_t got = buffer->used || !buffer->ended ? (int64_t)buffer->used : -1;
     *data = buffer->bytes[buffer->filling];
     if (got > 0) {

@@ -17,13 +17,12 @@
 #include "tasks.h"
 
 #define OPTIONS (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | PTRACE_O_TRACEEXIT)
-#define FOLLOWED (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE)
 #define WAKE (SIGRTMIN + 7) /* interrupts waitpid; its handler does nothing */
 
 static int seize(struct session *session, pid_t tid)
 {
     bool started = session->options.gate >= 0;
-    unsigned long options = OPTIONS | (session->options.follow ? FOLLOWED : 0) | (started ? PTRACE_O_EXITKILL : 0);
+    unsigned long options = OPTIONS | session->seize_options | (started ? PTRACE_O_EXITKILL : 0);
     struct task *task = task_add(session, tid);
     if (!task)
         return ENOMEM;
@@ -56,7 +55,7 @@ static int seize_all(struct session *session)
     int status; /* let it go on to the call of the program only when its calls are seen */
     if (waitpid(options->tids[0], &status, __WALL | __WNOTHREAD) < 0 || !WIFSTOPPED(status))
         return ECHILD;
-    ptrace(PTRACE_SYSCALL, options->tids[0], NULL, NULL);
+    ptrace(session->resume, options->tids[0], NULL, NULL);
     return write(options->gate, "", 1) == 1 ? 0 : errno;
 }
 
@@ -81,7 +80,7 @@ static void *session_thread(void *argument)
     session->error = seize_all(session);
     if (session->error)
         session->stop = session->task_count > 0;
-    session_run(session);
+    session->run(session);
     buffer_end(&session->buffer);
     return NULL;
 }
@@ -102,6 +101,9 @@ static void woken(int number)
 
 static void session_free(struct session *session)
 {
+    for (int i = 0; i < TASK_BUCKETS; i++)
+        while (session->tasks[i])
+            task_remove(session, session->tasks[i]);
     buffer_destroy(&session->buffer);
     free((void *)session->options.copies);
     free((void *)session->options.wanted);
@@ -117,15 +119,12 @@ static void *copied(const void *bytes, size_t size)
     return copy;
 }
 
-void *refl_trace_start(const struct refl_trace_options *options)
+bool session_start(struct session *session, const struct refl_trace_options *options)
 {
-    struct session *session = calloc(1, sizeof *session);
-    if (!session)
-        return NULL;
     session->options = *options;
     session->leader_status = -1;
     session->options.copies = copied(options->copies, options->numbers * COPIES * sizeof(struct refl_copy));
-    session->options.wanted = copied(options->wanted, options->numbers + 1);
+    session->options.wanted = copied(options->wanted, options->wanted ? options->numbers + 1 : 0);
     session->options.tids = copied(options->tids, options->tid_count * sizeof(int32_t));
     if (session->options.string_limit > RECORD_MOST / 16)
         session->options.string_limit = RECORD_MOST / 16;
@@ -139,9 +138,19 @@ void *refl_trace_start(const struct refl_trace_options *options)
     if (!ok) {
         sigaction(SIGCHLD, &session->child, NULL);
         session_free(session);
-        return NULL;
     }
-    return session;
+    return ok;
+}
+
+void *refl_trace_start(const struct refl_trace_options *options)
+{
+    struct session *session = calloc(1, sizeof *session);
+    if (!session)
+        return NULL;
+    session->run = session_run;
+    session->resume = PTRACE_SYSCALL;
+    session->seize_options = options->follow ? SEIZE_FOLLOWED : 0;
+    return session_start(session, options) ? session : NULL;
 }
 
 /* The signal may come just before the waitpid that it is to interrupt, hence again and again: Python calls until the end. */
@@ -166,9 +175,6 @@ int32_t refl_trace_finish(void *trace, int32_t *error, int32_t *refused)
     *error = session->error;
     *refused = session->refused;
     sigaction(SIGCHLD, &session->child, NULL);
-    for (int i = 0; i < TASK_BUCKETS; i++)
-        while (session->tasks[i])
-            task_remove(session, session->tasks[i]);
     session_free(session);
     return status;
 }

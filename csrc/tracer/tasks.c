@@ -61,6 +61,7 @@ void task_remove(struct session *session, struct task *task)
     if (session->open == task)
         session->open = NULL;
     session->task_count--;
+    watch_free(task->watch);
     free(task->bytes);
     free(task);
 }

@@ -10,5 +10,6 @@ void task_remove(struct session *session, struct task *task);
 void task_rename(struct session *session, struct task *task, pid_t tid);
 void task_pin(struct session *session, struct task *task);
 void task_unpin(const struct session *session, const struct task *task);
+void watch_free(struct watch *watch); /* csrc/got/loop.c */
 
 #endif

@@ -28,6 +28,9 @@ enum event_kind {
     EVENT_MAPS, /* payloads: /proc/PID/maps, auxv, environ */
     EVENT_MARK, /* args[0] enum mark, args[1] address */
     EVENT_DETACHED, /* args[0] 1: inside a call */
+    EVENT_BIND, /* csrc/got/got.h has these and their arguments */
+    EVENT_ASK,
+    EVENT_REFUSED,
 };
 
 enum mark { MARK_LOAD, MARK_ENTRY, MARK_MAIN, MARK_RETURN, MARK_JUMP };
@@ -90,7 +93,7 @@ struct buffer {
     uint8_t *bytes[2];
     size_t used, enough;
     int filling;
-    bool ended;
+    bool ended, urgent; /* urgent: somebody waits for Python to have read this */
 };
 
 struct task {
@@ -106,6 +109,7 @@ struct task {
     bool pinned;
     size_t used, size; /* of the record being built */
     uint8_t *bytes;
+    struct watch *watch; /* csrc/got/got.h */
 };
 
 #define TASK_BUCKETS 256
@@ -114,6 +118,9 @@ struct session {
     struct refl_trace_options options;
     struct buffer buffer;
     pthread_t thread;
+    void (*run)(struct session *session); /* until no task is left */
+    unsigned resume; /* the request that lets a task go on */
+    unsigned long seize_options; /* PTRACE_O_*, besides those that every session has */
     struct sigaction child; /* of SIGCHLD, before */
     int cpu;
     volatile int stop;
@@ -129,6 +136,7 @@ int buffer_create(struct buffer *buffer);
 void buffer_destroy(struct buffer *buffer);
 void buffer_append(struct buffer *buffer, const uint8_t *bytes, size_t size);
 void buffer_end(struct buffer *buffer);
+void buffer_hurry(struct buffer *buffer);
 
 /* Adds to the record that the task builds; false: no memory, or larger than RECORD_MOST. */
 bool payload_add(struct task *task, const struct payload *head, const void *bytes);
@@ -144,6 +152,10 @@ void mark_none(struct task *task);
 /* A set debug register costs every switch 0.5 us: after so many calls main's return is no longer waited for. */
 #define CALLS_BEFORE_RETURN 10000u
 bool mark_trap(struct task *task, struct record *mark);
+
+/* session.c: with run, resume and seize_options set. False: it could not be made, and is freed. */
+bool session_start(struct session *session, const struct refl_trace_options *options);
+#define SEIZE_FOLLOWED (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE)
 
 /* loop.c: until no task is left; a task whose calls are recorded from now on. */
 void session_run(struct session *session);

@@ -206,6 +206,7 @@ static int fill(const struct refl_recipe *recipe, const struct call *call, struc
         .at = ZYGOTE_AT,
         .frame = header->frame,
         .frame_at = ZYGOTE_FRAME_AT,
+        .late = recipe->late,
     };
     header->vdso_image = recipe->vdso_image;
     error = area_fill(start, &area, mask);

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from .errors import LoadError, load_error
 from .native.child import Setup
 from .native.prepare import Degradation, Request
-from .native.run import above_stdio, failed_step, replace
+from .native.run import Started, above_stdio, failed_step, replace
 from .native.run import spawn as start
 from .native.system import environment
 from .native.zygote import start as start_by_zygote
@@ -32,6 +32,7 @@ __all__ = [
 Found = TypeVar("Found")
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 ENCODING = sys.getfilesystemencoding()
+ATTEMPTS = 64
 USUAL, NOTHING = Options(), Setup()  # nothing special is wanted of the layout, or of the child
 RESTORED = (signal.SIGPIPE.value, signal.SIGXFSZ.value)  # what Python ignores at its start and subprocess restores
 
@@ -57,8 +58,23 @@ def spawn(
         started = start_by_zygote(program, words, argc, strings, count, None if setup is NOTHING else setup)
         if started:
             return started[0]
-    plan = program if isinstance(program, LoadPlan) else build(program)
-    return start(Request(plan, tuple(words.split(b"\0")[:-1]), _environment(env), options, setup, strict)).pid
+
+    def request() -> Request:
+        plan = program if isinstance(program, LoadPlan) else build(program)
+        return Request(plan, tuple(words.split(b"\0")[:-1]), _environment(env), options, setup, strict)
+
+    return _start(request, 1 if isinstance(program, LoadPlan) else ATTEMPTS).pid
+
+
+def _start(request: Callable[[], Request], attempts: int = ATTEMPTS) -> Started:
+    """Plans and starts; plans again if another file lies there when it is opened to be loaded."""
+    for left in reversed(range(attempts)):
+        try:
+            return start(request())
+        except LoadError as error:
+            if error.errno != errno.ESTALE or not left:
+                raise
+    raise AssertionError("no attempt")
 
 
 def _joined(argv: Sequence[Word]) -> tuple[int, bytes]:
@@ -159,6 +175,8 @@ class Popen(subprocess.Popen[Any]):
             except OSError as error:
                 if error.filename is not None:
                     error.filename = cwd if error.filename == setup.cwd and cwd is not None else program
+                elif sys.version_info < (3, 12):  # where subprocess takes every failure before the exec for one of chdir
+                    error.filename = cwd
                 raise
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -188,7 +206,7 @@ class Popen(subprocess.Popen[Any]):
         if preexec_fn is None and not setup.changes_identity:
             launched = _find(name, directories, launch)
             if launched is None:
-                started = start(request(setup, False))
+                started = _start(lambda: request(setup, False))
                 launched = started.pid, started.degraded
             self.pid, self.degraded = launched
         else:  # the program is looked for by the child: as its user, below its root directory

@@ -5,6 +5,9 @@
  *
  *   harness cases             each deliberately broken start by name, and the errno it gives (0: accepted)
  *   harness mutate SEED COUNT that many starts at random: how many were accepted, how many refused
+ *   harness replay FILE...    the starts in the files, as libFuzzer wrote them: likewise
+ *
+ * With -DFUZZER it is libFuzzer's target (tools/fuzz plan). A file is a list of struct patch.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -86,6 +89,7 @@ static void good(struct refl_start *start, struct contents *contents)
     start->params[PARAM_BLOB] = BLOB;
     start->params[PARAM_VDSO_NEW] = 0x7ffff7fb0000;
     start->params[PARAM_REPORT_FD] = 5;
+    start->params[PARAM_TASK_END] = TOP;
 }
 
 /* Memory that nobody may read. */
@@ -199,6 +203,28 @@ static int attempt(struct refl_start *start, const struct contents *contents, in
     X(op_kind_most, c->ops[5].kind = UINT16_MAX)                                                                              \
     X(op_param_out_of_range, c->ops[0].param[5] = PARAM_COUNT)                                                                \
     X(op_param_most, c->ops[3].param[0] = UINT8_MAX)                                                                          \
+    X(op_flags_unknown, c->ops[0].flags = 16)                                                                                 \
+    X(op_call_unknown, c->ops[0].nr = 512)                                                                                    \
+    X(op_unmaps_the_area, c->ops[1].arg[1] = 4096)                                                                            \
+    X(op_unmaps_unaligned, c->ops[1].arg[1] = -8ul)                                                                           \
+    X(op_unmaps_beyond, c->ops[1].arg[1] = TOP + 4096 - BLOB)                                                                 \
+    X(op_munmap_unaligned, c->ops[0].arg[0] = 4097)                                                                           \
+    X(op_munmap_nothing, (c->ops[0].arg[1] = 0, c->ops[0].param[1] = PARAM_NONE))                                             \
+    X(op_munmap_most, (c->ops[0].arg[1] = UINT64_MAX, c->ops[0].param[1] = PARAM_NONE))                                       \
+    X(op_mmap_anywhere, c->ops[0].nr = SYS_mmap)                                                                              \
+    X(good_mmap, (c->ops[0].nr = SYS_mmap, c->ops[0].flags = OP_EXACT))                                                       \
+    X(op_mmap_over_the_area, (c->ops[0].nr = SYS_mmap, c->ops[0].flags = OP_EXACT, c->ops[0].param[0] = PARAM_BLOB))          \
+    X(op_mmap_file_offset, (c->ops[0].nr = SYS_mmap, c->ops[0].flags = OP_EXACT, c->ops[0].arg[5] = 8))                       \
+    X(op_mremap_anywhere, c->ops[0].nr = SYS_mremap)                                                                          \
+    X(op_zero_the_area, c->ops[2].param[0] = PARAM_BLOB)                                                                      \
+    X(op_zero_across_the_area, (c->ops[2].param[0] = PARAM_BLOB, c->ops[2].arg[0] = -64ul))                                   \
+    X(op_zero_beyond, c->ops[2].arg[1] = TOP)                                                                                 \
+    X(op_zero_overflows, c->ops[2].arg[1] = UINT64_MAX)                                                                       \
+    X(op_copy_from_elsewhere, c->ops[3].arg[1] = -8ul)                                                                        \
+    X(op_copy_too_much, c->ops[3].arg[2] = 8)                                                                                 \
+    X(op_copy_over_the_area, c->ops[3].param[0] = PARAM_BLOB)                                                                 \
+    X(op_data_beyond, (c->ops[4].param[1] = PARAM_DATA, c->ops[4].arg[1] = 41))                                               \
+    X(op_data_before, (c->ops[4].param[1] = PARAM_DATA, c->ops[4].arg[1] = -1ul))                                             \
     X(aux_param_out_of_range, c->aux[1].param = PARAM_COUNT)                                                                  \
     X(aux_param_most, c->aux[3].param = UINT64_MAX)                                                                           \
     X(aux_count_too_large, s->aux_count = 257)                                                                                \
@@ -328,13 +354,90 @@ static void random_starts(uint64_t seed, uint64_t count)
     printf("accepted %lu refused %lu\n", accepted, count - accepted);
 }
 
+/* One change of the good start. */
+struct patch {
+    uint8_t what, where;
+    uint8_t value[8];
+};
+_Static_assert(sizeof(struct patch) == 10, "the corpus is made of these");
+
+static void patch_op(struct refl_op *op, unsigned field, uint64_t value)
+{
+    uint16_t *halves[] = {&op->kind, &op->flags, &op->nr, &op->step};
+    if (field < 4)
+        *halves[field] = (uint16_t)value;
+    else if (field < 10)
+        op->param[field - 4] = (uint8_t)value;
+    else
+        op->arg[field - 10] = value;
+}
+
+static void patch(struct refl_start *s, struct contents *c, const struct patch *one)
+{
+    uint64_t *numbers[] = {
+        &s->op_count, &s->aux_count,   &s->strings_size, &s->argc,        &s->envc,   &s->data_size, &s->platform_size,
+        &s->shuffle,  &s->stack_limit, &s->entry,        &s->entry_param, &s->gadget, &s->set_exe,   &s->own_mask,
+    };
+    uint64_t value;
+    memcpy(&value, one->value, 8);
+    switch (one->what % 6) {
+    case 0:
+        *numbers[one->where % LENGTH(numbers)] = value;
+        break;
+    case 1:
+        s->params[one->where % LENGTH(s->params)] = value;
+        break;
+    case 2:
+        patch_op(&c->ops[one->where / 16 % LENGTH(c->ops)], one->where % 16, value);
+        break;
+    case 3:
+        ((uint64_t *)c->aux)[one->where % (LENGTH(c->aux) * 3)] = value;
+        break;
+    case 4:
+        memcpy(c->strings + one->where % (sizeof STRINGS - 8), one->value, 8);
+        break;
+    default:
+        s->image[one->where % 4] = value;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    struct refl_start start;
+    struct contents contents;
+    good(&start, &contents);
+    for (size_t at = 0; at + sizeof(struct patch) <= size; at += sizeof(struct patch))
+        patch(&start, &contents, (const struct patch *)(bytes + at));
+    settle(&start);
+    attempt(&start, &contents, size % 2);
+    return 0;
+}
+
+#ifndef FUZZER
+static void replay(char **files)
+{
+    static uint8_t bytes[65536];
+    for (; *files; files++) {
+        FILE *file = fopen(*files, "rb");
+        if (!file)
+            fail(*files);
+        LLVMFuzzerTestOneInput(bytes, fread(bytes, 1, sizeof bytes, file));
+        fclose(file);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "cases") == 0)
         cases();
     else if (argc == 4 && strcmp(argv[1], "mutate") == 0)
         random_starts(strtoul(argv[2], NULL, 0), strtoul(argv[3], NULL, 0));
+    else if (argc > 2 && strcmp(argv[1], "replay") == 0)
+        replay(argv + 2);
     else
         return 2;
     return 0;
 }
+#endif

@@ -236,6 +236,9 @@ def test_what_is_known_is_said_beside_an_error(running: Running) -> None:
         (["4194304", "main"], 1, "no process 4194304"),
         (["self", "main"], 2, "'self' is no process ID"),
         (["1"], 2, "required: ADDRESS"),
+        ([str(os.getpid()), hex(1 << 64)], 1, "0x10000000000000000: an address has 64 bits"),
+        ([str(os.getpid()), ""], 1, "'': no address, and no symbol ''"),
+        ([str(os.getpid()), "nowhere.so:puts"], 1, "no such file is mapped"),
     ],
 )
 def test_errors(words: list[str], status: int, message: str) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from errno import EACCES, ENOEXEC
+from functools import partial
 from pathlib import Path
 
+import bad_mutated
 import pytest
 from bad_headers import HEADER, RAW
 from bad_interpreters import INTERP, INTERPRETER, USER, user_of
@@ -91,6 +93,10 @@ def interpreter_user(make: Callable[[bytes], ElfFile]) -> Callable[[Path], Path]
         return make(os.fsencode(interp)).write(directory / "program")
 
     return build
+
+
+def with_path(elf: ElfFile, path: bytes) -> ElfFile:
+    return elf.with_interp(path)
 
 
 def special_interpreter(make: Callable[[Path], object]) -> Callable[[Path], Path]:
@@ -182,6 +188,10 @@ CASES = [
     *(Case(f"PT_INTERP: {name}", interpreter_user(make), in_directory) for name, make in USER.items()),
     Case("PT_INTERP, as nobody: program p_align 2^47, ET_DYN",
          interpreter_user(USER["program p_align 2^47, ET_DYN"]), nobody),
+    *(Case(f"mutated: {name}", a_file(elf)) for name, elf in bad_mutated.ALONE.items()),
+    *(Case(f"mutated, user: {name}", interpreter_user(partial(with_path, elf))) for name, elf in bad_mutated.USER.items()),
+    *(Case(f"mutated, interpreter: {name}", with_interpreter(elf, type))
+      for name, (type, elf) in bad_mutated.INTERPRETER.items()),
     *(Case(f"limit of data: {name}", a_file(elf), data_limit) for name, elf in LIMITED.items()),
     *(Case(f"limit of address space: {name}", a_file(elf), space_limit) for name, elf in LIMITED.items()),
     *(Case(f"path: {name}", make, in_directory) for name, make in PLACE.items()),

@@ -55,10 +55,12 @@ def running(*argv: str | Path, **environment: str) -> Iterator[subprocess.Popen[
     """A program that has written its first line, and waits for its stdin."""
     variables = {**os.environ, **environment}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, bufsize=0) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield process
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def tell(process: subprocess.Popen[bytes], letter: str) -> str:

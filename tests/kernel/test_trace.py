@@ -215,9 +215,11 @@ def test_json_is_as_the_schema_says() -> None:
     schema = json.loads((Path(__file__).parents[2] / "docs" / "trace.schema.json").read_text())
     known = {item["properties"]["event"]["const"]: item for item in schema["oneOf"]}
     seen = set()
-    for event in parsed("-f", "sh", "-c", "true & wait; kill -USR1 $$"):
+    events = parsed("-f", "sh", "-c", "true & wait; kill -USR1 $$") + parsed("-k", "--explain", "true")
+    assert {"stack", "explain"} <= {key for event in events for key in event}
+    for event in events:
         item = known[str(event["event"])]
-        assert set(item["required"]) == event.keys() <= item["properties"].keys()
+        assert set(item["required"]) <= event.keys() <= item["properties"].keys()
         for name, value in event.items():
             kind = item["properties"][name].get("type", "string")
             assert any(_is(value, one) for one in (kind if isinstance(kind, list) else [kind])), (name, value)

@@ -21,3 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     from .parser import dispatch
 
     return dispatch(words)
+
+
+def got_watch() -> int:
+    """The command got-watch, which is `reflective got-watch`."""
+    return main(["got-watch", *sys.argv[1:]])

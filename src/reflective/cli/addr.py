@@ -72,6 +72,8 @@ class Process:
                 f"{word}: process {self.pid} runs a 32-bit program, whose symbols are not read: ask gdb -p {self.pid}"
             )
         found = [value] if value is not None else observe.named(word, self._everything())
+        if not all(0 <= one < 1 << 64 for one in found):
+            raise SessionError(f"{word}: an address has 64 bits")
         return [(word, one) for one in found]
 
     def places(self, targets: Sequence[tuple[str, int]]) -> list[Place]:

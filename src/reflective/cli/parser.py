@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from .. import __version__
-from . import trace_options
+from . import got_options, trace_options
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -156,6 +156,7 @@ def build_parser() -> Parser:
     _add_maps(commands)
     _add_conform(commands)
     trace_options.add(commands)
+    got_options.add(commands)
     return parser
 
 
@@ -240,14 +241,14 @@ def _add_conform(commands: Commands) -> None:
 
 
 # Subcommands with a module of that name, whose show() does it.
-SHOWN = ("addr", "aslr", "conform", "maps", "plan", "stack", "trace")
+SHOWN = ("addr", "aslr", "conform", "got-watch", "maps", "plan", "stack", "trace")
 
 
 def dispatch(words: list[str]) -> int:
     """Parses the command line and runs the subcommand; returns its exit status."""
     args = build_parser().parse_args(words)
     if args.command in SHOWN:
-        return int(import_module(f".{args.command}", __package__).show(args))
+        return int(import_module(f".{args.command.replace('-', '_')}", __package__).show(args))
     from .exec import execute, settings_from
 
     if args.arguments[:1] == ["--"] and args.program.startswith("-"):

@@ -191,6 +191,10 @@ def _map_zero(number: int, step: steps.MapZero, *_: object) -> list[bytes]:
     return [*clear, call(number, "mmap", at, step.size, step.prot, PRIVATE | NOREPLACE | ANONYMOUS, -1, 0, flags=EXACT)]
 
 
+def _unmap(number: int, step: steps.Unmap, *_: object) -> list[bytes]:
+    return [op(number, UNMAP, _at(step.at), _at(step.at.replace(offset=step.at.offset + step.size)))]
+
+
 def _zero(number: int, step: steps.Zero, *_: object) -> list[bytes]:
     return [op(number, ZERO, _at(step.at), step.size)]
 
@@ -245,6 +249,7 @@ _ENCODERS: dict[type[steps.Step], Callable[..., list[bytes]]] = {
     steps.MapStack: _stack,
     steps.MapFile: _map_file,
     steps.MapZero: _map_zero,
+    steps.Unmap: _unmap,
     steps.Zero: _zero,
     steps.FillStack: _fill,
     steps.SetMm: _set_mm,

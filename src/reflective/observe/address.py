@@ -88,7 +88,8 @@ def _unknown(word: str, wanted: str, among: Sequence[Loaded]) -> str:
     if not among:
         return f"{word}: no such file is mapped; reflective maps shows those that are"
     problems = "".join(f"; {one.name}: {one.problem}" for one in among if one.problem)
-    return f"{word}: no address, and no symbol {wanted} in the {len(among)} files looked at{problems}"
+    files = among[0].name if len(among) == 1 else f"the {len(among)} files that are mapped"
+    return f"{word or repr(word)}: no address, and no symbol {wanted!r} in {files}{problems}"
 
 
 def _base(path: str) -> str:

@@ -34,6 +34,7 @@ from .steps import (
     SetMm,
     SetName,
     Step,
+    Unmap,
     UnmapOld,
 )
 
@@ -45,6 +46,8 @@ SCRIPT_DEPTH = 5  # fs/exec.c: exec_binprm
 AT_FLAGS_PRESERVE_ARGV0 = 1  # linux/binfmts.h
 TASK_END = (1 << 47) - PAGE
 ELF_ET_DYN_BASE = TASK_END // 3 * 2
+MMAP_TOP_FIXED, STACK_FIXED = 0x7FFF_F7FF_F000, (TASK_END - (33 << 12), TASK_END)  # without randomisation
+ADDR_NO_RANDOMIZE = 0x0040000
 CAP_SYS_RAWIO = 17
 __all__ = ["BRK", "LoadPlan", "build", "open_executable"]
 
@@ -264,13 +267,30 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     """What the kernel refuses past its point of no return, wherever things go. Raises LoadError."""
     images = [executable, interpreter] if interpreter else [executable]
     least = _least_address() if any(segments.may_lie_low(image) for image in images) else 0
-    sizes = [*map(segments.total, images), *(load.filesz for image in images for load in image.loads)]
+    sizes = [*map(segments.total, images), *(max(load.filesz, load.memsz) for image in images for load in image.loads)]
     most = _most_memory() if max(sizes) > 1 << 30 else segments.WORD
     space = segments.Space(TASK_END, least, most)
-    bias = segments.check_program(executable, interpreter is not None, ELF_ET_DYN_BASE, space)
+    if any(segments.may_lie_high(image) for image in images) and _addresses_fixed():
+        space = space.replace(tops=(MMAP_TOP_FIXED,), base=ELF_ET_DYN_BASE, stack=STACK_FIXED)
+    bias = beside = segments.check_program(executable, interpreter is not None, space)
     if interpreter:
-        bias = segments.check_interpreter(interpreter, bias, space)
-    segments.check_entry(interpreter or executable, bias, TASK_END, as_interpreter=interpreter is not None)
+        bias = segments.check_interpreter(interpreter, executable, beside, space)
+    entered = interpreter or executable
+    if not segments.entry_depends(entered, TASK_END):
+        segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
+    taken = segments.placed(executable, beside)
+    if interpreter:
+        taken += [*segments.placed(interpreter, bias), segments.sweep(interpreter)]
+    segments.check_rest(taken, space, executable.path)
+
+
+def _addresses_fixed() -> bool:
+    """True if this process, and so its children, has ADDR_NO_RANDOMIZE set; False if it is not to know."""
+    try:
+        with open("/proc/self/personality", "rb") as file:
+            return bool(int(file.read(), 16) & ADDR_NO_RANDOMIZE)
+    except PermissionError:  # after a change of user the file is root's
+        return False
 
 
 def _least_address() -> int:
@@ -295,8 +315,9 @@ def _most_memory() -> int:
 def _steps(name: str, executable: ElfImage, interpreter: ElfImage | None, in_place: bool, binary: File | None) -> list[Step]:
     """The load itself. Until the old memory is unmapped nothing is lost; all that can be known to fail has failed before."""
     code, data = segments.code_and_data(executable)
-    fixed = interpreter is not None and not interpreter.relocatable and not executable.relocatable
-    under = segments.runs(executable) if fixed else ()  # an interpreter at fixed addresses replaces what is there
+    over = interpreter if interpreter and not executable.relocatable else None  # replaces what is there
+    under = segments.runs(executable) if over else []
+    lost = segments.swept(executable, over) if over else []
     return [
         ResetSignals(),
         *(reset.IN_PLACE if in_place else ()),
@@ -310,6 +331,7 @@ def _steps(name: str, executable: ElfImage, interpreter: ElfImage | None, in_pla
         HideMmapBase(),
         MapStack(7 if executable.executable_stack else 3),
         *segments.steps(executable, EXE),
+        *(Unmap(At(EXE, start), end - start) for start, end in lost),
         *(segments.steps(interpreter, INTERP, under) if interpreter else ()),
         FillStack(),
         SetName(os.path.basename(name)),

@@ -12,14 +12,15 @@ import errno
 import os
 
 from ..elf.image import PAGE, ElfImage
-from ..errors import load_error
+from ..errors import LoadError, load_error
 from ..values import Value
 from .build import ELF_ET_DYN_BASE, LoadPlan
-from .segments import bias_at, check_entry, page_down, page_up, placed, runs, span, total
+from .segments import FLOOR, bias_at, check_entry, page_down, page_up, placed, runs, span, sweep, top_down, total
 
 STACK_TOP = (1 << 47) - PAGE
 STACK_RND_BITS = 22  # arch/x86/include/asm/elf.h: __STACK_RND_MASK
 STACK_GUARD, STACK_EXPAND = 256 * PAGE, 32 * PAGE
+STACK_MAPPED, STACK_ROOM = STACK_EXPAND + PAGE, 8 << 20  # at first, but for long arguments; and as it grows
 GAP_MIN, GAP_MAX = 128 << 20, STACK_TOP // 6 * 5
 PMD = 2 << 20
 FAR = 8 << 40  # an mmap base further away than any randomisation explains: RLIMIT_STACK was another when this process started
@@ -109,23 +110,21 @@ class Entropy:
 def draw(plan: LoadPlan, system: System, stack_limit: int, options: Options, attempt: int = 0) -> Layout:
     """Chooses the bases of a start. `stack_limit` is RLIMIT_STACK in bytes; another `attempt` puts the blob elsewhere.
 
-    Raises LoadError: ENOMEM if an image leaves no room for the rest (EEXIST if it must lie where the stack must), EINVAL if
-    the entry is beyond user space.
+    Raises LoadError: ENOMEM if an image leaves no room for the rest, EEXIST or EFAULT if it must lie where the stack must,
+    EINVAL if the entry is beyond user space.
     """
     entropy = Entropy(options.seed)
     randomize = system.randomize if options.aslr else 0
     for _ in range(ATTEMPTS if randomize else 1):
         layout = _draw(plan, system, stack_limit, options, entropy, randomize)
-        clash = _clash(plan, system, layout, stack_limit)
+        clash = _clash(plan, system, layout)
         if not clash:
             entered, bias = (plan.interpreter, layout.interp) if plan.interpreter else (plan.executable, layout.exe)
             check_entry(entered, bias, system.task_end, as_interpreter=entered is plan.interpreter)
             blob = _free(layout, plan, system, Entropy(options.seed, f"blob {attempt}"))
             overlap = 0 < abs(layout.vdso - system.vdso_start) < system.vdso_size
             return layout.replace(blob=blob, vdso_via=blob + BLOB_ROOM // 2 if overlap else 0)
-    first = next((load for load in plan.executable.loads if not plan.executable.relocatable), None)
-    stuck = first and first.filesz and layout.stack_top - STACK_EXPAND < page_up(first.vaddr + first.filesz) <= system.task_end
-    raise load_error(errno.EEXIST if stuck else errno.ENOMEM, f"no room: {clash}", plan.executable.path)
+    raise _refusal(plan, system, layout, clash)
 
 
 def check_space(plan: LoadPlan, strings: int, limit: int) -> None:
@@ -155,7 +154,7 @@ def _draw(plan: LoadPlan, system: System, stack_limit: int, options: Options, en
     if plan.interpreter:
         interp = _interpreter_base(plan.interpreter, exe, at, taken, system)
         taken += placed(plan.interpreter, interp)
-    vdso = _vdso(system, _top_down(at, system.vdso_size, taken), stack_top, entropy, randomize)
+    vdso = _vdso(system, top_down(at, system.vdso_size, taken), stack_top, entropy, randomize)
     brk = _brk(plan, system, exe, entropy, randomize)
     hide = _without(hide, [*taken, (vdso, vdso + system.vdso_size)])
     return Layout(exe, interp, brk, stack_top, shuffle, vdso, 0, 0, hide, entropy.bits(128).to_bytes(16, "little"))
@@ -179,11 +178,14 @@ def _interpreter_base(image: ElfImage, exe: int, limit: int, taken: list[tuple[i
     if not image.relocatable:
         return 0
     first = page_down(image.loads[0].vaddr)
-    wish = 0 if exe or not first else max(first, page_up(system.min_address))
-    behind = wish + page_up(total(image))
-    free = behind <= system.task_end and all(end <= wish or behind <= start for start, end in taken)
-    wanted = not image.loads[0].filesz or (wish and free)
-    return (wish if wanted else _map_file(image, limit, taken, system)) - first
+    wish = 0 if exe else first
+    if not image.loads[0].filesz:
+        return wish - first
+    wish = max(wish, page_up(system.min_address)) if wish else 0
+    size = page_up(total(image))
+    behind = wish + size + (PMD if _huge(image, size, system) else 0)
+    free = wish and behind <= system.task_end and all(end <= wish or behind <= start for start, end in taken)
+    return (wish if free else _map_file(image, limit, taken, system)) - first
 
 
 def _mmap_base(
@@ -214,24 +216,26 @@ def _without(ranges: tuple[tuple[int, int], ...], taken: list[tuple[int, int]]) 
     return tuple((start, end - start) for start, end in left)
 
 
-def _top_down(limit: int, size: int, taken: list[tuple[int, int]]) -> int:
-    """The highest place below the limit where nothing is: how the kernel finds one (mm/mmap.c: vm_unmapped_area)."""
-    at = limit - size
-    for start, end in sorted(taken, reverse=True):
-        if at < end and start < at + size:
-            at = start - size
-    return at
-
-
 def _map_file(image: ElfImage, limit: int, taken: list[tuple[int, int]], system: System) -> int:
     """Where the kernel puts an image in the mmap area: on some file systems huge pages shall fit (mm/huge_memory.c:
     __thp_get_unmapped_area)."""
     size = page_up(total(image))
-    if size < PMD or image.identity.device not in system.huge_devices:
-        return _top_down(limit, size, taken)
-    at = _top_down(limit, size + PMD, taken)
+    place = top_down(limit, size, taken)
+    if place < FLOOR:
+        place = top_down(max(limit, system.mmap_top), size, taken)  # this may be higher: see _mmap_base
+    if place < FLOOR:
+        return system.task_end  # nowhere
+    if not _huge(image, size, system):
+        return place
+    at = top_down(limit, size + PMD, taken)
+    return at + ((page_down(image.loads[0].offset) - at) % PMD or PMD) if at >= FLOOR else place
+
+
+def _huge(image: ElfImage, size: int, system: System) -> bool:
+    """True if a huge page fits into a mapping of that size: room is then looked for with 2 MiB more than that."""
     offset = page_down(image.loads[0].offset)
-    return at + ((offset - at) % PMD or PMD)
+    fits = offset + size - (offset + PMD - 1 & -PMD) >= PMD
+    return fits and image.identity.device in system.huge_devices
 
 
 def huge(plan: LoadPlan) -> bool:
@@ -262,12 +266,12 @@ def _brk(plan: LoadPlan, system: System, exe: int, entropy: Entropy, randomize: 
     return min(max(start, page_up(system.min_address)), system.task_end - PAGE)
 
 
-def _taken(plan: LoadPlan, layout: Layout, system: System, stack_limit: int) -> list[tuple[int, int, str]]:
+def _taken(plan: LoadPlan, layout: Layout, system: System) -> list[tuple[int, int, str]]:
     """Every stretch that the new program occupies, with its name."""
     ranges = [*_image_ranges(plan.executable, layout.exe, "the executable")]
     if plan.interpreter:
         ranges += _image_ranges(plan.interpreter, layout.interp, "the interpreter")
-    ranges.append((layout.stack_top - min(stack_limit, 8 << 20), layout.stack_top, "the stack"))
+    ranges.append((layout.stack_top - STACK_MAPPED, layout.stack_top, "the stack"))
     ranges.append((layout.vdso, layout.vdso + system.vdso_size, "the vdso"))
     ranges += [(start, start + size, "the hidden mmap base") for start, size in layout.hide]
     return [item for item in ranges if item[0] < item[1]]
@@ -277,25 +281,71 @@ def _image_ranges(image: ElfImage, bias: int, name: str) -> list[tuple[int, int,
     return [(start, end, name) for start, end in placed(image, bias)]
 
 
-def _clash(plan: LoadPlan, system: System, layout: Layout, stack_limit: int) -> str:
+def _clash(plan: LoadPlan, system: System, layout: Layout) -> str:
     """Which two of them overlap, or what reaches beyond user space; "" if all is well."""
-    fixed = plan.interpreter and not plan.interpreter.relocatable and not plan.executable.relocatable
+    fixed = plan.interpreter and not plan.executable.relocatable
     images = {"the executable", "the interpreter"} if fixed else None  # one may lie over the other
     at, before = 0, "the end of user space"
-    for start, end, name in sorted(_taken(plan, layout, system, stack_limit)):
+    for start, end, name in sorted(_taken(plan, layout, system)):
         if start < at and name != before and {name, before} != images:
             return f"{before} and {name} overlap at {start:#x}"
         if end > at:
             at, before = end, name
-    return f"{before} reaches beyond user space, to {at:#x}" if at > system.task_end else ""
+    if at > system.task_end:
+        return f"{before} reaches beyond user space, to {at:#x}"
+    return _no_span(plan, system, layout)
+
+
+def _no_span(plan: LoadPlan, system: System, layout: Layout) -> str:
+    """What a PIE, or an interpreter at fixed addresses, spans must be free for a moment, holes included: where it isn't."""
+    spans = [(*sweep(plan.interpreter), "the interpreter")] if plan.interpreter else []
+    if plan.interpreter and plan.executable.relocatable and plan.executable.loads and plan.executable.loads[0].filesz:
+        start = page_down(plan.executable.loads[0].vaddr + layout.exe)
+        spans.append((start, start + page_up(total(plan.executable)), "the executable"))
+    for start, end, name in spans:
+        if end > system.task_end:
+            return f"{name} spans more than user space, to {end:#x}"
+        if start < layout.stack_top and layout.stack_top - STACK_MAPPED < end:
+            return f"{name} spans the stack"
+    return ""
+
+
+def _refusal(plan: LoadPlan, system: System, layout: Layout, clash: str) -> LoadError:
+    """The kernel's errno: EEXIST where the first segment of a program would have to lie over the stack; EFAULT where a later
+    one does, or the interpreter, as these are laid over it."""
+    image, number = plan.executable, errno.ENOMEM
+    if "stack" in clash:
+        first = image.loads[0]
+        size = total(image) if image.relocatable else first.filesz
+        start = page_down(first.vaddr + layout.exe)
+        low, high = layout.stack_top - STACK_MAPPED, layout.stack_top
+        stuck = first.filesz and start < high and low < page_up(start + size) <= system.task_end
+        number = errno.EEXIST if stuck else errno.EFAULT
+    return load_error(number, f"no room: {clash}", image.path)
 
 
 def _free(layout: Layout, plan: LoadPlan, system: System, entropy: Entropy) -> int:
     """A random place that neither space uses: for the loader's own area."""
-    taken = [*_taken(plan, layout, system, 8 << 20), (layout.brk, layout.brk + BLOB_ROOM, "the heap")]
+    taken = [
+        *_taken(plan, layout, system),
+        (layout.stack_top - STACK_ROOM, layout.stack_top, "the stack's growth"),
+        (layout.brk, layout.brk + BLOB_ROOM, "the heap"),
+    ]
     taken += [(start, end, "the vdso") for start, end in system.vdso]
     for _ in range(ATTEMPTS):
         start = BLOB_LOW + (entropy.bits(BLOB_BITS) << 12)
         if all(start + BLOB_ROOM <= low or high <= start for low, high, _ in taken):
             return start
+    start, room = _largest_gap([(low, high) for low, high, _ in taken], system.task_end)
+    if room >= BLOB_ROOM:
+        return start + (entropy.bits(64) % ((room - BLOB_ROOM >> 12) + 1) << 12)
     raise load_error(errno.ENOMEM, "no room for the loader beside the program", plan.executable.path)
+
+
+def _largest_gap(taken: list[tuple[int, int]], end: int) -> tuple[int, int]:
+    """Where nothing is: start and size."""
+    at, best = FLOOR, (FLOOR, 0)
+    for low, high in [*sorted(taken), (end, end)]:
+        best = max(best, (at, low - at), key=lambda gap: gap[1])
+        at = max(at, high)
+    return best

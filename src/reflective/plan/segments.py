@@ -11,7 +11,7 @@ import errno
 from ..elf.image import PAGE, PF_W, ElfImage, Segment, check_type
 from ..errors import LoadError, load_error
 from ..values import Value
-from .steps import At, MapFile, MapZero, Step, Zero, prot_of
+from .steps import INTERP, At, MapFile, MapZero, Step, Zero, prot_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ PROT_RW, PROT_EXEC = 3, 4
 WORD = (1 << 64) - 1
 FILE_MAX = (1 << 63) - 1  # include/linux/fs.h: MAX_LFS_FILESIZE
 MAX_ERRNO = 4095
-STACK_ZONE = 17 << 30  # a stack is mapped somewhere in the last part of user space
-MMAP_TOP = 0x7E00_0000_0000  # where the mmap area may well end
+VDSO_ROOM = 6 * PAGE
+FLOOR = 65536  # the least vm.mmap_min_addr of kernels with a security module: nothing is placed lower unless asked for
 
 
 def page_down(address: int) -> int:
@@ -36,23 +36,35 @@ def page_up(address: int) -> int:
 
 
 class Space(Value):
-    """What a check needs to know of an address space: its end, below which address mapping is forbidden, and how many bytes of
-    private writable memory may be had at once."""
+    """What a check needs to know of an address space: its end, below which address mapping is forbidden, how many bytes of
+    private writable memory may be had at once; and where a start may well have its mmap base (and, if that leaves no room, at
+    the highest), a PIE, and the initial stack."""
 
     end: int
     least: int = 0
     most: int = WORD
+    tops: tuple[int, ...] = (0x7F7C_0000_0000, 0x7FFB_FF60_0000)
+    base: int = 0x5600_0000_0000
+    stack: tuple[int, int] = (0x7FFD_FFFD_E000, 0x7FFD_FFFF_F000)
 
 
 def may_lie_low(image: ElfImage) -> bool:
     """True if a segment may come to lie in the first MiB, which holds any sensible vm.mmap_min_addr."""
     if not image.relocatable:
         return any(load.vaddr < 1 << 20 for load in image.loads)
-    return bool(image.loads) and (not image.loads[0].filesz or alignment(image) > 1 << 40)
+    if not image.loads:
+        return False
+    first = image.loads[0]
+    return not first.filesz or alignment(image) >= 1 << 32 or any(load.vaddr < first.vaddr for load in image.loads)
 
 
-def check_program(image: ElfImage, has_interpreter: bool, base: int, space: Space) -> int:
-    """Refuses a program whose segments can't be mapped. `base` is where a relocatable one with an interpreter would go.
+def may_lie_high(image: ElfImage) -> bool:
+    """True if a segment may come near the stack, or the mmap area, wherever they are."""
+    return any((load.vaddr | load.align) >> 45 or (load.memsz | load.filesz) >> 27 for load in image.loads)
+
+
+def check_program(image: ElfImage, has_interpreter: bool, space: Space) -> int:
+    """Refuses a program whose segments can't be mapped.
 
     Returns a load bias such as a start may have. Raises LoadError.
     """
@@ -60,23 +72,36 @@ def check_program(image: ElfImage, has_interpreter: bool, base: int, space: Spac
         check(image, 0, space, noreplace=True)
         return 0
     if has_interpreter:
-        bias = bias_at(image, base, aligned=True)
+        bias = bias_at(image, space.base, aligned=True)
         check(image, bias, space, noreplace=True)
         return bias
-    start = _likely_start(image, 0, space.end)
+    start = _likely_start(image, 0, space, [space.stack])
     bias = bias_at(image, start, aligned=False)
     check(image, bias, space, attempt=start if alignment(image) > PAGE else None)
     return bias
 
 
-def check_interpreter(image: ElfImage, beside: int, space: Space) -> int:
+def check_interpreter(image: ElfImage, program: ElfImage, beside: int, space: Space) -> int:
     """The same for the interpreter of a program that is loaded with the bias `beside`."""
     bias = 0
     if image.relocatable and image.loads:
         first = page_down(image.loads[0].vaddr)
-        bias = _likely_start(image, 0 if beside else first, space.end) - first
+        bias = _likely_start(image, 0 if beside else first, space, [*placed(program, beside), space.stack]) - first
     check(image, bias, space, as_interpreter=True)
     return bias
+
+
+def check_rest(taken: list[tuple[int, int]], space: Space, path: str) -> None:
+    """Refuses a program over whose initial stack something was laid, or which leaves no room for the vdso.
+
+    `taken` is all that was mapped, if only for a moment. fs/binfmt_elf.c: create_elf_tables finds no stack, after
+    arch_setup_additional_pages. Raises LoadError (ENOMEM, EFAULT).
+    """
+    low, high = space.stack
+    if any(start < high and low < end for start, end in taken):
+        if top_down(space.end, VDSO_ROOM, taken) < FLOOR:
+            raise load_error(errno.ENOMEM, "its segments leave no room for the vdso", path)
+        raise load_error(errno.EFAULT, f"its segments lie over the initial stack, at {low:#x}", path)
 
 
 def check(
@@ -104,18 +129,23 @@ def check(
     for load in image.loads:
         at = page_down(load.vaddr + bias & WORD)
         _check_file(image, load, at, whole, space, noreplace)
-        _check_bss(image, load, at, space)
+        if not load.filesz or at < space.end:
+            _check_bss(image, load, at, space)
         if at >= space.end:
             raise _bad(errno.EINVAL, image, load, f"{at:#x} is beyond user space ({space.end:#x})")
         _check_size(image, load, bias if as_interpreter else 0, space, errno.ENOMEM if as_interpreter else errno.EINVAL)
         whole, noreplace = 0, False
 
 
+def _file_pages(load: Segment) -> int:
+    """Bytes to map of the file: whole pages, in elf_map's 64-bit arithmetic."""
+    return page_up(load.filesz + load.vaddr % PAGE) & WORD if load.filesz else 0
+
+
 def _check_file(image: ElfImage, load: Segment, at: int, whole: int, space: Space, noreplace: bool) -> None:
     """elf_map; mm/util.c: vm_mmap; mm/mmap.c: do_mmap. `whole` is mapped at first, and then cut, if it is not 0."""
-    shift = load.vaddr % PAGE
-    size = page_up(load.filesz + shift) & WORD
-    if not load.filesz or not size:
+    shift, size = load.vaddr % PAGE, _file_pages(load)
+    if not size:
         return
     if whole:
         size = page_up(whole) & WORD
@@ -125,7 +155,7 @@ def _check_file(image: ElfImage, load: Segment, at: int, whole: int, space: Spac
     if not size:
         raise _bad(errno.EINVAL, image, load, "all segments together are larger than the address space")
     _check_room(image, load, at, size, space)
-    if noreplace and at < space.end - STACK_ZONE and at + size >= space.end - PAGE:
+    if noreplace and at < space.stack[1] and space.stack[0] < at + size:
         raise _bad(errno.EEXIST, image, load, f"{size:#x} bytes at {at:#x} leave no room for a stack")
     if size > FILE_MAX or offset // PAGE > (FILE_MAX - size) // PAGE:
         raise _bad(errno.EOVERFLOW, image, load, f"p_offset {load.offset:#x} is beyond any file")
@@ -170,6 +200,11 @@ def _check_size(image: ElfImage, load: Segment, bias: int, space: Space, number:
         raise _bad(number, image, load, f"p_memsz {load.memsz:#x} at {vaddr:#x} is beyond user space ({space.end:#x})")
 
 
+def entry_depends(image: ElfImage, end: int) -> bool:
+    """True if it depends on where a relocatable image lies whether its entry is in user space, which ends at `end`."""
+    return image.relocatable and not end <= image.entry <= WORD - end
+
+
 def check_entry(image: ElfImage, bias: int, task_end: int, *, as_interpreter: bool = False) -> None:
     """Refuses an entry beyond user space. The highest load_elf_binary takes for an errno of load_elf_interp."""
     at = image.entry + bias & WORD
@@ -204,11 +239,30 @@ def bias_at(image: ElfImage, start: int, aligned: bool) -> int:
     return start - page_down(first.vaddr) if exact else page_down((start & -align) - first.vaddr)
 
 
-def _likely_start(image: ElfImage, hint: int, end: int) -> int:
-    """Where a relocatable image may go: as the hint says, or in the mmap area. Without bytes of the file it is not placed."""
-    size = page_up(total(image))
-    hinted = not image.loads[0].filesz or (hint and hint + size <= end)
-    return hint if hinted else MMAP_TOP - size
+def _likely_start(image: ElfImage, hint: int, space: Space, taken: list[tuple[int, int]]) -> int:
+    """Where a relocatable image may go: as the hint says, or in the mmap area; the end of user space if there is no room.
+
+    Without bytes of the file it is not placed. mm/mmap.c: arch_get_unmapped_area_topdown.
+    """
+    if not _file_pages(image.loads[0]):
+        return hint
+    size, hint = page_up(total(image)), max(hint, FLOOR) if hint else 0
+    if hint and hint + size <= space.end and all(end <= hint or hint + size <= start for start, end in taken):
+        return hint
+    for top in space.tops:
+        start = top_down(top, size, taken)
+        if start >= FLOOR:
+            return start
+    return space.end
+
+
+def top_down(limit: int, size: int, taken: Sequence[tuple[int, int]]) -> int:
+    """The highest place below the limit where nothing is: how the kernel finds one (mm/mmap.c: vm_unmapped_area)."""
+    at = limit - size
+    for start, end in sorted(taken, reverse=True):
+        if at < end and start < at + size:
+            at = start - size
+    return at
 
 
 def alignment(image: ElfImage) -> int:
@@ -247,12 +301,32 @@ def placed(image: ElfImage, bias: int) -> list[tuple[int, int]]:
     return [(start + bias & WORD, (start + bias & WORD) + end - start) for start, end in runs(image)]
 
 
+def sweep(image: ElfImage) -> tuple[int, int]:
+    """What an interpreter at fixed addresses takes away: all that it spans, holes included, as (start, end).
+
+    load_elf_interp maps the whole span over whatever is there, and then unmaps what is no segment's; not if the first segment
+    has no bytes of the file, as that is not mapped this way.
+    """
+    if image.relocatable or not image.loads or not image.loads[0].filesz:
+        return 0, 0
+    start = page_down(image.loads[0].vaddr)
+    return start, start + page_up(total(image))
+
+
+def swept(program: ElfImage, interpreter: ElfImage) -> list[tuple[int, int]]:
+    """What of a program at fixed addresses is lost to its interpreter's `sweep`."""
+    low, high = sweep(interpreter)
+    parts = [(max(start, low), min(end, high)) for start, end in runs(program)]
+    return [(start, end) for start, end in parts if start < end]
+
+
 def steps(image: ElfImage, base: str, under: Sequence[tuple[int, int]] = ()) -> list[Step]:
     """The segments in file order: a later one replaces an earlier one, and what is `under` it; nothing else may be there."""
     result: list[Step] = []
     there = [*under]
+    whole = page_up(total(image)) if image.relocatable or base == INTERP else WORD
     for load in image.loads:
-        for step in _segment(load, base):
+        for step in _segment(load, base, whole):
             if isinstance(step, (MapFile, MapZero)):
                 start = _signed(step.at.offset)
                 end = start + step.size
@@ -261,17 +335,22 @@ def steps(image: ElfImage, base: str, under: Sequence[tuple[int, int]] = ()) -> 
                 result.append(step.replace(over=True) if over else step)
             else:
                 result.append(step)
+        whole = WORD
     return result
 
 
-def _segment(load: Segment, base: str) -> list[Step]:
-    """elf_load: file part, rest of its last page, then anonymous pages, which are writable whatever p_flags say."""
+def _segment(load: Segment, base: str, whole: int) -> list[Step]:
+    """elf_load: file part, rest of its last page, then anonymous pages, which are writable whatever p_flags say.
+
+    `whole` is what is mapped of the file at first, for the whole image: if addresses wrap around it is less than one segment.
+    """
     result: list[Step] = []
     file_end = load.vaddr + load.filesz
     prot = prot_of(load.flags)
     if load.filesz:
         start = page_down(load.vaddr)
-        result.append(MapFile(At(base, start), page_up(file_end) - start, prot, base, page_down(load.offset), load.index))
+        size = min(page_up(file_end) - start, whole)
+        result.append(MapFile(At(base, start), size, prot, base, page_down(load.offset), load.index))
     else:
         file_end = page_down(load.vaddr)
     if load.memsz > load.filesz:

@@ -88,6 +88,13 @@ class MapFile(Step):
     over: bool = False
 
 
+class Unmap(Step):
+    """Unmaps what of the executable lies in the span of an interpreter at fixed addresses, which replaces it."""
+
+    at: At
+    size: int
+
+
 class MapZero(Step):
     """Maps anonymous pages: the bss of a segment beyond the page in which its file part ends. `over`: as in MapFile."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -17,10 +18,11 @@ from ..plan.steps import prot_text
 COLORS = {"r": "green", "w": "yellow", "x": "red"}
 
 
-def write(what: RenderableType, color: str) -> None:
-    """Prints on stdout. `color` is auto, always or never; not on a terminal the width is not limited."""
-    terminal = sys.stdout.isatty()
+def write(what: RenderableType, color: str, file: TextIO | None = None) -> None:
+    """Prints, on stdout if nothing else is given. `color` is auto, always or never; only a terminal limits the width."""
+    terminal = (file or sys.stdout).isatty()
     console = Console(
+        file=file,
         force_terminal=True if color == "always" else None,
         no_color=True if color == "never" else None,
         highlight=False,
@@ -62,6 +64,12 @@ def _cells(step: steps.Step) -> tuple[str | Text, str, str]:
         )
     if isinstance(step, steps.MapZero):
         return _where(step.at), f"{step.size:#x}", f"{prot_text(step.prot)} anonymous (program header {step.segment}, bss)"
+    if isinstance(step, steps.Unmap):
+        return (
+            _where(step.at),
+            f"{step.size:#x}",
+            "of the executable, in the span of the interpreter that replaces it",
+        )
     if isinstance(step, steps.Zero):
         return _where(step.at), f"{step.size:#x}", f"to the end of the page (program header {step.segment}, bss)"
     if isinstance(step, steps.Call):

@@ -12,10 +12,11 @@ MUSL_DEFAULT = "/lib:/usr/local/lib:/usr/lib"  # musl: ldso/dynlink.c: load_libr
 MAGIC = b"glibc-ld.so.cache1.1"  # sysdeps/generic/dl-cache.h: struct cache_file_new
 HEADER, ENTRY = struct.Struct("<20sII"), struct.Struct("<iIIIQ")
 HEADER_SIZE = 48
+REQUIRED_MASK, X86_64 = 0xFF00, 0x0300  # sysdeps/generic/ldconfig.h: FLAG_REQUIRED_MASK, FLAG_X8664_LIB64
 
 
 def parse(data: bytes) -> dict[str, list[str]]:
-    """Paths by soname, in the cache's order."""
+    """Paths of x86-64 libraries by soname, in the cache's order."""
     start = data.find(MAGIC)
     found: dict[str, list[str]] = {}
     if start < 0 or len(data) < start + HEADER_SIZE:
@@ -25,7 +26,9 @@ def parse(data: bytes) -> dict[str, list[str]]:
         at = start + HEADER_SIZE + number * ENTRY.size
         if at + ENTRY.size > len(data):
             break
-        _, key, value, _, _ = ENTRY.unpack_from(data, at)
+        flags, key, value, _, _ = ENTRY.unpack_from(data, at)
+        if flags & REQUIRED_MASK != X86_64:
+            continue
         found.setdefault(_string(data, start + key), []).append(_string(data, start + value))
     return found
 

@@ -1,12 +1,19 @@
-"""Who made a call: the return addresses on the stack above it, each held against the call instruction before it."""
+"""Who made a call: the frames above it, found by the rules of .eh_frame. Where these end nothing more is known.
+
+musl is built without such rules. The functions of its libc.so that are not exported have no names either: that alone tells a
+call that the library makes for itself from one that a program has asked for by name.
+"""
 
 from __future__ import annotations
 
 from .facts import Fact
-from .objects import Loaded, code_before, function_at
+from .objects import Loaded, code_before, frames_of, function_at
 from .state import State
 
 ALLOCATORS = ("malloc", "calloc", "realloc", "memalign", "posix_memalign", "aligned_alloc")
+RSP, RETURN = 7, 16
+KEPT = (3, 6, 12, 13, 14, 15)  # rbx, rbp, r12 to r15: a function gives them back as they were
+DEEPEST = 40
 
 
 def _is_return(item: Loaded, address: int) -> bool:
@@ -20,14 +27,29 @@ def _is_return(item: Loaded, address: int) -> bool:
 def returns(state: State, fact: Fact) -> list[tuple[Loaded, int]]:
     """Return addresses, the innermost first, up to and with the first that is not in the file that made the call."""
     found: list[tuple[Loaded, int]] = []
-    for word in fact.frames:
-        if any(start <= word < end for start, end, _ in state.code):
-            item = state.object_at(word)
-            if item is not None and _is_return(item, word):
-                found.append((item, word))
-                if item.path != fact.object:
-                    break
+    registers, at = {RSP: fact.sp}, fact.ip
+    here = state.object_at(at)
+    while here is not None and here.path == fact.object and len(found) < DEEPEST:
+        table = frames_of(here.elf)
+        rules = table.rules(at - here.base - (1 if found else 0)) if table is not None else None
+        if rules is None or rules.register not in registers or RETURN not in rules.saved:
+            break
+        frame = registers[rules.register] + rules.offset
+        values = {register: _word(fact, frame + offset) for register, offset in rules.saved.items()}
+        back = values[RETURN]
+        here = state.object_at(back) if back is not None else None
+        if back is None or here is None or not _is_return(here, back):
+            break
+        found.append((here, back))
+        kept = {register: registers[register] for register in KEPT if register in registers}
+        restored = {register: value for register, value in values.items() if register in KEPT and value is not None}
+        registers, at = {**kept, **restored, RSP: frame}, back
     return found
+
+
+def _word(fact: Fact, address: int) -> int | None:
+    number, rest = divmod(address - fact.sp, 8)
+    return fact.frames[number] if not rest and 0 <= number < len(fact.frames) else None
 
 
 def direct(state: State, fact: Fact) -> str:
@@ -36,11 +58,16 @@ def direct(state: State, fact: Fact) -> str:
     return found[0][0].path if found else ""
 
 
+def own_function(state: State, fact: Fact) -> str:
+    """The function that made the call, "" if no symbol names it."""
+    own = state.file(fact.object)
+    return function_at(own.elf, fact.ip - 1 - own.base) if own else ""
+
+
 def functions(state: State, fact: Fact) -> list[str]:
     """Functions of the C library that are at work, the innermost first, as far as symbols name them."""
     inside = [(item, word - 1) for item, word in returns(state, fact) if item.path == fact.object]  # within the call
-    own = state.file(fact.object)
-    names = [function_at(item.elf, at - item.base) for item, at in ([(own, fact.ip - 1)] if own else []) + inside]
+    names = [own_function(state, fact), *(function_at(item.elf, at - item.base) for item, at in inside)]
     return [name for name in names if name]
 
 

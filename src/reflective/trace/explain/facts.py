@@ -11,9 +11,11 @@ from ...native import tracer
 from ...values import Value
 from ..syscalls import NUMBERS
 
-FRAME_BYTES = 512  # of the stack above a call: return addresses are among them
+FRAME_BYTES = 1024  # of the stack above a call: return addresses are among them
 FD_OF = {"read": 0, "pread64": 0, "fstat": 0, "newfstatat": 0, "close": 0}
-CALLED_BY = ("brk", "newfstatat", "fstat", "ioctl", "getrandom", "write", "writev", "mmap", "munmap", "exit_group")
+CALLED_BY = (
+    "open", "openat", "brk", "newfstatat", "fstat", "ioctl", "getrandom", "write", "writev", "mmap", "munmap", "exit_group",
+)  # fmt: skip
 CLONE_ARGS = struct.Struct("<8Q")  # linux/sched.h: struct clone_args, its first version
 
 
@@ -32,7 +34,8 @@ class Fact(Value):
     strings: dict[int, str]
     links: dict[int, str]
     data: dict[int, bytes]
-    frames: tuple[int, ...]
+    sp: int
+    frames: tuple[int, ...]  # the words from there
 
     @property
     def range(self) -> tuple[int, int]:
@@ -69,8 +72,8 @@ def fact(name: str, body: bytes, part: int, phase: str, where: str) -> Fact:
     strings: dict[int, str] = {}
     links: dict[int, str] = {}
     data: dict[int, bytes] = {}
-    frames: tuple[int, ...] = ()
-    for arg, _, kind, state, _, content in tracer.payloads(body):
+    sp, frames = 0, tuple[int, ...]()
+    for arg, _, kind, state, address, content in tracer.payloads(body):
         if kind == tracer.STRING and not state & tracer.FAULT:
             strings.setdefault(arg, os.fsdecode(content))
         elif kind == tracer.FD:
@@ -78,10 +81,10 @@ def fact(name: str, body: bytes, part: int, phase: str, where: str) -> Fact:
         elif kind == tracer.BYTES:
             data.setdefault(arg, content)
         elif kind == tracer.FRAMES:
-            frames = struct.unpack(f"<{len(content) // 8}Q", content[: len(content) // 8 * 8])
+            sp, frames = address, struct.unpack(f"<{len(content) // 8}Q", content[: len(content) // 8 * 8])
     ended = part != tracer.EXITING
     ok = ended and not mode & tracer.ERROR
-    return Fact(tid, name, tuple(args), ret, ok, ended, ip, phase, where, strings, links, data, frames)
+    return Fact(tid, name, tuple(args), ret, ok, ended, ip, phase, where, strings, links, data, sp, frames)
 
 
 def file_kind(mode: int) -> str:

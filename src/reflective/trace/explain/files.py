@@ -5,10 +5,12 @@ from __future__ import annotations
 from ...elf.image import HEADER, PROGRAM_HEADER
 from . import cache
 from .facts import Fact
+from .objects import MUSL
 from .search import reason
 from .state import CACHE, LIBRARY, MUSL_PATHS, PRELOAD, State
 
 ENOENT = 2
+F_SETFD, FD_CLOEXEC = 2, 1
 
 
 def by_linker(state: State, fact: Fact) -> bool:
@@ -28,7 +30,7 @@ def role_of(state: State, fact: Fact) -> str:
         return ""
     if state.flavour == "glibc" and path in (cache.CACHE, cache.PRELOAD):
         return CACHE if path == cache.CACHE else PRELOAD
-    if state.flavour == "musl":
+    if state.flavour == MUSL:
         if path == cache.MUSL_PATHS:
             return MUSL_PATHS
         if fact.phase != "interpreter" and not _wanted(state, path):
@@ -120,7 +122,15 @@ def status(state: State, fact: Fact) -> str:
         return ""
     if file.role == LIBRARY:
         return f"which file is {file.name} (device, inode): is it loaded already, under another name?"
-    return f"how large is {file.role}: it is mapped whole"
+    return f"how large is {file.role}: it is {'read' if file.role == MUSL_PATHS else 'mapped'} whole"
+
+
+def on_exec(state: State, fact: Fact) -> str:
+    """Words for fcntl(F_SETFD, FD_CLOEXEC). musl: src/fcntl/open.c."""
+    file = state.files.get(fact.args[0] & 0xFFFFFFFF)
+    if file is None or not fact.ok or fact.args[1:3] != (F_SETFD, FD_CLOEXEC) or not by_linker(state, fact):
+        return ""
+    return "close-on-exec, should the kernel not know O_CLOEXEC" if state.flavour == MUSL else ""
 
 
 def mapped(state: State, fact: Fact) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 from ...elf.image import PAGE
-from . import segments
+from . import data, segments
 from .facts import Fact
 from .files import opened_path, role_of
 from .libc import arena, asks_for_buffer, clone_arguments, draws_key
 from .objects import Elf, Loaded, elf_at
 from .search import reason
 from .startup import ARCH_SET_FS, MAP_ANONYMOUS
-from .state import ARENA, CACHE, LIBRARY, RESERVED, SPAN, STACK, TLS, Area, File, Search, State
+from .state import ARENA, CACHE, DATA, LIBRARY, RESERVED, SPAN, STACK, TLS, Area, File, Search, State
 from .threads import CLONE_SETTLS, is_stack
 
 
@@ -30,7 +30,10 @@ def _number(value: int) -> int:
 def _open(state: State, fact: Fact) -> State:
     role, path = role_of(state, fact), opened_path(fact)
     if not role:
-        return _without(state, _number(fact.ret)) if fact.ok else state
+        words = data.what(state, fact) if fact.ok else ""
+        file = File(path, DATA, words) if words else None
+        state = _without(state, _number(fact.ret)) if fact.ok else state
+        return _changed(state, _number(fact.ret), file) if file else state
     why = reason(state, path, fact.phase == "program") if role == LIBRARY else None
     if why is not None:
         search = Search(why.name, why.place, "" if fact.ok else os.path.dirname(path))
@@ -109,10 +112,8 @@ def _mmap(state: State, fact: Fact) -> State:
     anonymous = bool(fact.args[3] & MAP_ANONYMOUS)
     file = None if anonymous else state.files.get(number)
     before, state = state, _unmapped(state, start, end)
-    if fact.args[2] & 4:
-        state = state.replace(code=((start, end, fact.links.get(4, "")), *state.code))
     if file is not None:
-        state = _file_mapped(before, fact, number, file).replace(areas=state.areas, code=state.code)
+        state = _file_mapped(before, fact, number, file).replace(areas=state.areas)
     if file is not None and file.role == CACHE:
         state = state.replace(areas=(*state.areas, Area(start, end, "cache")))
     role = _role(before, fact) if anonymous else ""
@@ -143,11 +144,9 @@ def _file_mapped(state: State, fact: Fact, number: int, file: File) -> State:
 
 
 def _unmapped(state: State, start: int, end: int) -> State:
-    """What is left of the areas and the code; a library whose span is gone is unloaded."""
+    """What is left of the areas; a library whose span is gone is unloaded."""
     if any(area.start < end and start < area.end for area in state.areas):
         state = state.replace(areas=tuple(rest for area in state.areas for rest in _left(area, start, end)))
-    if any(item[0] < end and start < item[1] for item in state.code):
-        state = state.replace(code=tuple(item for item in state.code if not (item[0] < end and start < item[1])))
     gone = [item for item in state.libraries if start <= item.range[0] and item.range[1] <= end]
     if gone:
         state = state.replace(libraries=tuple(item for item in state.libraries if item not in gone))

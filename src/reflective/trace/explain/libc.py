@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .callers import allocating, direct, functions
+from .callers import allocating, direct, functions, own_function
 from .facts import Fact, file_kind
 from .objects import GLIBC, MUSL
 from .state import ARENA, RESERVED, Area, State
@@ -27,9 +27,9 @@ def inside(state: State, fact: Fact) -> bool:
 
 
 def by_stdio(state: State, fact: Fact) -> bool:
-    """Is a stream at work? glibc's functions say so by name, also in a static program; those of musl's libc.so have none."""
+    """Is a stream at work? Names of functions say so, also in a static program; in musl's libc.so they have none."""
     if state.flavour == MUSL:
-        return inside(state, fact)
+        return fact.name == "ioctl" and by_libc(state, fact) and not own_function(state, fact)
     return by_libc(state, fact) and any(name.startswith(STDIO) for name in functions(state, fact))
 
 
@@ -94,10 +94,16 @@ def control(state: State, fact: Fact) -> str:
 def written(state: State, fact: Fact) -> str:
     """Words for write and writev."""
     number = fact.args[0] & 0xFFFFFFFF
-    if not fact.ok or not by_stdio(state, fact):
+    if not fact.ok or not by_libc(state, fact):
         return ""
-    when = ", as main has returned" if fact.phase == "exit" else ""
-    return f"stdio passes on what was written to {STREAMS.get(number, f'descriptor {number}')}{when}: {fact.ret} bytes"
+    if by_stdio(state, fact):
+        when = ", as main has returned" if fact.phase == "exit" else ""
+        return f"stdio passes on what was written to {STREAMS.get(number, f'descriptor {number}')}{when}: {_bytes(fact.ret)}"
+    return f"writes {_bytes(fact.ret)} to {STREAMS[number]}" if number in (1, 2) and fact.ret else ""
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 def arena(state: State, fact: Fact) -> str:

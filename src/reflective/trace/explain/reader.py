@@ -8,7 +8,7 @@ from ...native import tracer
 from ...native.tracer import BODY, payloads, records
 from ...plan.build import LoadPlan
 from .. import reader
-from ..events import Event, Syscall
+from ..events import Event, Exec, Syscall
 from ..phases import LOADER
 from ..reader import CACHE_MOST, Reader, View, line_of
 from ..syscalls import NUMBERS, name_of
@@ -22,6 +22,7 @@ from .state import State, begin
 
 FINISHED = (tracer.SYSCALL, tracer.LEAVE, tracer.EXITING)
 ENDS = (tracer.EXITED, tracer.KILLED, tracer.DETACHED, tracer.EXEC)
+ENDED_MOST = 100
 CLONES = ("clone", "clone3")
 NEEDED = frozenset(NUMBERS[name] for name in (*FOLLOWED, "execve", "mprotect"))  # recorded even if not shown
 
@@ -52,7 +53,9 @@ class Explainer(Reader):
         self._states: dict[int, State] = {}
         self._lines: deque[Pending] = deque()
         self._waiting: dict[int, Pending] = {}
-        self._children: dict[int, int] = {}  # what a thread is just making
+        self._children: dict[int, int] = {}  # whom a thread is just making, and by which call
+        self._clones: dict[int, Fact] = {}
+        self._ended: deque[int] = deque()
         self._same: dict[bytes, tuple[int, State, str]] = {}  # equal calls in the same state
 
     def lines(self, batch: bytes, view: View) -> str:
@@ -79,11 +82,12 @@ class Explainer(Reader):
             if isinstance(event, Syscall):  # its entry alone, or that of a 32-bit program
                 line.text = line_of(view.head(event, many), *times, view.timed)
             else:
-                line.text = view.other(event, many or self.many) if event is not None else ""
+                told = self.many or (many and not isinstance(event, Exec))
+                line.text = view.other(event, told) if event is not None else ""
             return
         before = self._states.get(pid)
         head = self._explain(pid, known, line, view)
-        if head is not None and kind == tracer.SYSCALL and before is not None and self._states[pid] is before:
+        if head is not None and kind == tracer.SYSCALL and known.ok and before is not None and self._states[pid] is before:
             if len(self._same) >= CACHE_MOST:
                 self._same.clear()
             self._same[body] = (pid, before, head)
@@ -100,6 +104,7 @@ class Explainer(Reader):
         self._settle(pid, known, view)
         if known.name in CLONES:
             self._children.pop(known.tid, None)
+            self._clones.pop(known.tid, None)
         state = known_files(self._states.get(pid, State()), known)
         self._states[pid] = follow(state, known)
         if not waits(state, known):
@@ -107,6 +112,18 @@ class Explainer(Reader):
         line.state, line.fact = state, known
         self._waiting[pid] = line
         return None
+
+    def _made(self, pid: int, tid: int) -> None:
+        """A thread may run before the call that makes it has returned: its entry says enough. Either is told first."""
+        if tid in self._children and tid in self._clones:
+            entered, child = self._clones.pop(tid), self._children.pop(tid)
+            self._states[pid] = started(self._states.get(pid, State()), entered, child)
+
+    def _forget(self, pid: int) -> None:
+        """Only some time after its end: a child may be told late, and begins with what its parent knew."""
+        self._ended.append(pid)
+        if len(self._ended) > ENDED_MOST:
+            self._states.pop(self._ended.popleft(), None)
 
     def _settle(self, pid: int, after: Fact | None, view: View) -> None:
         line = self._waiting.pop(pid, None)
@@ -120,16 +137,21 @@ class Explainer(Reader):
             self._settle(pid, None, view)
         elif kind == tracer.CLONE:
             self._children[tid] = first
-        elif kind == tracer.ENTER and tid in self._children and name_of(number) in CLONES:
-            entered = fact(name_of(number), body, kind, "", "")
-            self._states[pid] = started(self._states.get(pid, State()), entered, self._children.pop(tid))
+            self._made(pid, tid)
+        elif kind == tracer.ENTER and name_of(number) in CLONES:
+            self._clones[tid] = fact(name_of(number), body, kind, "", "")
+            self._made(pid, tid)
         elif kind == tracer.MAPS:
             contents = [piece[5] for piece in payloads(body)]
             self._states[pid] = begin(*contents[:3]) if len(contents) == 3 else State()
         elif kind == tracer.MARK and pid in self._states and self._process(pid).phase == LOADER:
             self._states[pid] = self._states[pid].replace(plan=self._plan)
-        elif kind == tracer.TASK and pid not in self._states and first in self._states:
-            self._states[pid] = self._states[first]
+        elif kind == tracer.TASK and pid == tid:  # a new process; its number may have been another's
+            self._states[pid] = self._states.get(first, State())
+            if pid in self._ended:
+                self._ended.remove(pid)
+        if kind in (tracer.EXITED, tracer.KILLED) and pid == tid:
+            self._forget(pid)
 
 
 def _decide(line: Pending, words: str, view: View) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..decode.base import escape
-from . import exits, files, libc, loader, segments, startup, threads
+from . import data, exits, files, libc, loader, segments, startup, threads
 from .facts import Fact
 from .state import State
 
@@ -16,9 +16,10 @@ WITH_NEXT: dict[str, Waiting] = {"mmap": startup.anonymous, "brk": startup.heap}
 RULES: dict[str, tuple[Rule, ...]] = {
     "execve": (exits.executed,),
     "access": (files.accessed,), "faccessat": (files.accessed,), "faccessat2": (files.accessed,),
-    "open": (files.opened,), "openat": (files.opened,), "read": (files.got,), "pread64": (files.got,),
-    "fstat": (files.status, libc.file_status), "newfstatat": (files.status, libc.file_status), "close": (files.closed,),
-    "mmap": (segments.mapped, files.mapped, startup.guard, threads.mapped, libc.arena, libc.large),
+    "open": (files.opened, data.opened), "openat": (files.opened, data.opened), "read": (files.got,), "pread64": (files.got,),
+    "fstat": (files.status, data.status, libc.file_status), "newfstatat": (files.status, data.status, libc.file_status),
+    "fcntl": (files.on_exec,), "close": (files.closed, data.closed),
+    "mmap": (segments.mapped, files.mapped, data.mapped, startup.guard, threads.mapped, libc.arena, libc.large),
     "mprotect": (segments.protected, threads.protected, libc.arena_used), "munmap": (segments.unmapped, libc.arena_trimmed),
     "arch_prctl": (startup.thread_pointer,), "set_tid_address": (startup.tid_address,),
     "set_robust_list": (startup.robust_list,), "rseq": (startup.restartable,), "prlimit64": (startup.stack_limit,),

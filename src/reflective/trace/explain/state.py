@@ -13,7 +13,7 @@ from ...values import Value
 from .objects import Elf, Loaded, elf_at, flavour, is_linker
 
 AT_PHDR, AT_BASE, AT_ENTRY, AT_SECURE = 3, 7, 9, 23
-CACHE, PRELOAD, LIBRARY, MUSL_PATHS = "ld.so.cache", "ld.so.preload", "library", "musl's path file"
+CACHE, PRELOAD, LIBRARY, MUSL_PATHS, DATA = "ld.so.cache", "ld.so.preload", "library", "musl's path file", "data"
 TLS, STACK, ARENA, RESERVED, SPAN = "tls", "stack", "arena", "reserved", "span"
 
 
@@ -62,7 +62,6 @@ class State(Value):
     secure: bool = False
     files: dict[int, File] = {}  # noqa: RUF012
     areas: tuple[Area, ...] = ()
-    code: tuple[tuple[int, int, str], ...] = ()  # executable mappings: start, end, path
     heap: tuple[int, int] = (0, 0)  # as brk has said, (0, 0) before
     last: Area | None = None  # what the call before has mapped
     tcb: dict[int, int] = {}  # noqa: RUF012 (by thread: FS)
@@ -117,8 +116,8 @@ def begin(space: bytes, auxv: bytes, environ: bytes) -> State:
     if executable is not None and interpreter is None and is_linker(executable.elf):
         executable, interpreter = None, executable  # started as a program: it loads another
     others = _libraries(mappings, {item.path for item in (executable, interpreter) if item})
-    code = tuple((item.start, item.end, item.path) for item in mappings if item.prot & 4)
-    return State(executable, interpreter, others, names, bool(known.get(AT_SECURE)), code=code)
+    heap = tuple(Area(item.start, item.end, ARENA) for item in mappings if item.path == "[heap]")  # attached to: not the first
+    return State(executable, interpreter, others, names, bool(known.get(AT_SECURE)), areas=heap)
 
 
 def _object_with(mappings: tuple[Mapping, ...], address: int) -> Loaded | None:

@@ -1,0 +1,85 @@
+/* Where the loop waits for Python: what an ELF file means is not known here. */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "got.h"
+
+uint64_t got_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000ul + (uint64_t)time.tv_nsec;
+}
+
+void got_tell(struct session *session, const struct task *task, struct record record)
+{
+    record.size = sizeof record;
+    record.left = got_now();
+    record.entered = record.entered ? record.entered : record.left;
+    record.pid = (uint32_t)task->pid;
+    record.tid = (uint32_t)task->tid;
+    buffer_append(&session->buffer, (const uint8_t *)&record, sizeof record);
+}
+
+static void forget_answer(struct got *got)
+{
+    free(got->changes);
+    free(got->words);
+    got->changes = NULL;
+    got->words = NULL;
+    got->count = 0;
+    got->answer = false;
+}
+
+void got_ask(struct session *session, struct task *task, enum ask why, const struct user_regs_struct *regs, uint64_t what)
+{
+    struct got *got = got_of(session);
+    struct record record = {.kind = EVENT_ASK, .args = {why, what}};
+    if (regs) {
+        record.ip = regs->rip;
+        record.args[2] = regs->rdi;
+        record.args[3] = regs->rsi;
+        record.args[4] = regs->rdx;
+        record.args[5] = regs->rsp;
+    }
+    got_tell(session, task, record);
+    buffer_hurry(&session->buffer);
+    pthread_mutex_lock(&got->lock);
+    while (!got->answer)
+        pthread_cond_wait(&got->answered, &got->lock);
+    pthread_mutex_unlock(&got->lock);
+    for (uint64_t i = 0; i < got->count; i++) {
+        const struct refl_got_change *change = &got->changes[i];
+        if (!space_change(task->watch->space, task->tid, change))
+            got_tell(session, task, (struct record){.kind = EVENT_REFUSED, .args = {change->address, change->op}});
+    }
+    forget_answer(got);
+}
+
+int32_t refl_got_answer(void *handle, const struct refl_got_change *changes, uint64_t count)
+{
+    struct got *got = handle;
+    uint64_t words = 0;
+    for (uint64_t i = 0; i < count; i++)
+        words += changes[i].op == OP_TABLE ? changes[i].count : 0;
+    pthread_mutex_lock(&got->lock);
+    got->changes = malloc((count + 1) * sizeof *changes);
+    got->words = malloc((words + 1) * sizeof *got->words);
+    bool ok = got->changes && got->words;
+    got->count = ok ? count : 0;
+    uint64_t *next = got->words;
+    for (uint64_t i = 0; i < got->count; i++) {
+        got->changes[i] = changes[i];
+        if (changes[i].op != OP_TABLE || !changes[i].count)
+            continue;
+        memcpy(next, changes[i].slots, changes[i].count * sizeof *next);
+        got->changes[i].slots = next;
+        next += changes[i].count;
+    }
+    got->answer = true;
+    pthread_cond_signal(&got->answered);
+    pthread_mutex_unlock(&got->lock);
+    return ok ? 0 : -1;
+}

@@ -1,0 +1,115 @@
+"""`got-watch`: every symbol that the dynamic linker binds, live; or, by other options, what the slots are now."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TextIO
+
+from ..errors import LoadError, ReflectiveError
+from ..native.run import die_of
+from .exec import initial_environment, status_of
+
+FAILED, USAGE, HIJACKED = 1, 2, 3
+INSTEAD = (("list", "got_list", "show_list"), ("redirect", "got_redirect", "redirect"), ("verify", "got_verify", "verify"))
+
+
+def show(args: argparse.Namespace) -> int:
+    """Watches, and returns the program's status."""
+    if args.arguments[:1] == ["--"] and args.program and args.program.startswith("-"):
+        args.arguments = args.arguments[1:]
+    if bool(args.program) == (args.pid is not None):
+        return _fail("a program or -p PID, one of them (see got-watch --help)", USAGE)
+    try:
+        for option, module, function in INSTEAD:
+            if getattr(args, option):
+                return int(getattr(import_module(f".{module}", __package__), function)(args))
+        with _output(args) as file:
+            return _watch(args, file)
+    except (ReflectiveError, ValueError, OSError) as error:
+        return _fail(str(error), status_of(error) if isinstance(error, LoadError) else FAILED)
+
+
+def _watch(args: argparse.Namespace, file: TextIO) -> int:
+    from ..observe.got.events import Write
+    from ..observe.got.session import Watch
+    from ..observe.got.uprobe import UprobeWatch
+    from ..views import got, text
+
+    environ = dict(item.split(b"=", 1) for item in initial_environment() if b"=" in item)
+    words = [args.program, *args.arguments] if args.program else []
+    gc.disable()  # nothing here is circular, and every event would count towards the next collection
+    interrupts: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda got, _: interrupts.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    tally, lines = got.Tally(), got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
+    hijacks = 0
+    try:
+        watch: Watch | UprobeWatch
+        if args.engine == "uprobe":
+            watch = UprobeWatch(words, args.pid or 0, environ)
+        else:
+            watch = Watch(words, args.pid or 0, not args.no_pin, environ)
+        watch.interrupted = lambda: bool(interrupts)
+        for events in watch.batches():
+            wanted = [one for one in events if got.matches(one, args.symbol, args.object, args.how)]
+            hijacks += sum(isinstance(one, Write) for one in events)
+            if args.summary:
+                tally.add(wanted)
+            else:
+                file.write("".join(map(got.json_line if args.json else lines.line, wanted)))
+                file.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # nobody reads: the program goes on
+        watch.close()
+    finally:
+        for number, before in handlers.items():
+            signal.signal(number, before)
+    if args.summary and args.json:
+        file.write(json.dumps(got.facts(tally)) + "\n")
+    elif args.summary:
+        text.write(tally.table(), args.color, file)
+    elif not args.json:
+        file.write(lines.legend())
+    file.flush()
+    status = _leave(watch.status, interrupts, watch.pid if words else 0)
+    return HIJACKED if hijacks and args.fail_on_hijack else status
+
+
+@contextmanager
+def _output(args: argparse.Namespace) -> Iterator[TextIO]:
+    if args.output:
+        with open(args.output, "w", errors="surrogateescape") as file:
+            yield file
+    else:
+        yield sys.stdout if args.json else sys.stderr
+
+
+def _leave(status: int | None, interrupts: list[int], child: int) -> int:
+    """The program's status. One that we started and let go is waited for: an interrupt was meant for it, too."""
+    if status is None and child:
+        if interrupts:
+            os.kill(child, interrupts[0])
+            os.kill(child, signal.SIGCONT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _, status = os.waitpid(child, 0)
+    if status is None:
+        return 0
+    if os.WIFSIGNALED(status):
+        sys.stdout.flush()
+        die_of(os.WTERMSIG(status))
+        return 128 + os.WTERMSIG(status)
+    return os.WEXITSTATUS(status)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"reflective: {message}", file=sys.stderr)
+    return status

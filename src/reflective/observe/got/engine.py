@@ -1,0 +1,397 @@
+"""From the records of a session (native/got.py) to events: what each stop means, and what is to be done before it ends.
+
+The linker makes an object's relocated data read-only once that object is relocated: at its mprotect every slot is compared
+with the file. Then word 2 of the GOT of an object that is bound lazily has the resolver's address; it is one for all objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ...elf.relocations import COPY as R_COPY
+from ...elf.relocations import IRELATIVE as R_IRELATIVE
+from ...elf.relocations import JUMP_SLOT, TYPES, Slot
+from ...errors import SessionError
+from ...native import got as native
+from ...native import tracer
+from ...native.got import Break, Change, Step, Table
+from . import code, words
+from .events import (
+    COPY,
+    DLOPEN,
+    IRELATIVE,
+    LAZY,
+    STARTUP,
+    WRITE,
+    Bind,
+    Detach,
+    Dlclose,
+    Dlopen,
+    Event,
+    Exec,
+    Exit,
+    Fork,
+    Left,
+    Note,
+    Object,
+    Relro,
+    Resolver,
+    Write,
+)  # fmt: skip
+from .process import WORD, Process
+from .process import Object as Loaded
+
+PROT_READ = 1
+STATE_OFFSET, CONSISTENT = 24, 0  # struct r_debug: r_state
+AT_START, AT_MPROTECT, AT_STATE = "entry", "mprotect", "state"
+NOTICED = {AT_START: "at the entry point", AT_MPROTECT: "when an object was relocated", AT_STATE: "at a dlopen or dlclose"}
+AT_EXIT, AT_EXEC = "at exit", "at a lazy binding"
+MATCH = 16
+
+Where = tuple[int, int, int]  # pid, tid, time in ns
+
+
+class Engine:
+    """What is known of all processes. `batch` takes records and gives events; `answer` is what the last question waits for."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, Process] = {}
+        self.answer: list[Change] | None = None
+        self._left: dict[int, tuple[Left, ...]] = {}
+        self._callers: dict[tuple[int, int], tuple[str, str, int]] = {}
+
+    def batch(self, batch: bytes) -> Iterator[Event]:
+        """The events of a batch. After each `answer` is None, or what the session waits for."""
+        for kind, entered, left, body in tracer.records(batch):
+            pid, tid, number, _, _, ret, *args = tracer.BODY.unpack_from(body)
+            where = (pid, tid, left)
+            if kind == native.BIND:
+                yield from self._bound(where, number, ret & WORD, args, left - entered)
+            elif kind == native.ASK:
+                yield from self._asked(where, args)
+            elif kind == tracer.CLONE:
+                yield from self._forked(where, args[0], bool(args[2]))
+            elif kind in (tracer.EXITED, tracer.KILLED):
+                yield from self._ended(where, kind, args[0])
+            elif kind == tracer.DETACHED:
+                yield Detach(*where)
+            elif kind == native.REFUSED:
+                yield Note(*where, f"no breakpoint could be set at {args[0]:#x}: what was there has changed")
+
+    def _process(self, pid: int) -> Process:
+        return self.processes.setdefault(pid, Process(pid))
+
+    # What happens to processes
+
+    def _forked(self, where: Where, child: int, shared: bool) -> Iterator[Event]:
+        parent = self._process(where[0])
+        self.processes[child] = parent if shared else parent.copy(child)
+        yield Fork(*where, child, shared)
+
+    def _ended(self, where: Where, kind: int, number: int) -> Iterator[Event]:
+        if where[0] != where[1]:
+            return
+        process = self.processes.pop(where[0], None)
+        if process and process.pid == where[0]:
+            process.close()
+        left = self._left.pop(where[0], ())
+        exited = kind == tracer.EXITED
+        yield Exit(*where, number if exited else None, None if exited else number, left)
+
+    # Questions
+
+    def _asked(self, where: Where, args: list[int]) -> Iterator[Event]:
+        self.answer = []
+        with suppress(SessionError):  # it has been killed; its end comes next
+            yield from self._answered(where, args)
+
+    def _answered(self, where: Where, args: list[int]) -> Iterator[Event]:
+        why, what = args[0], args[1]
+        if why == native.ASK_EXEC:
+            yield from self._executed(where)
+        elif why == native.ASK_ATTACHED:
+            yield from self._attached(where)
+        elif why == native.ASK_MAP:
+            self._tabulate(self._process(where[0]), what)
+        elif why == native.ASK_EXIT:
+            yield from self._exiting(where)
+        else:
+            role = self._process(where[0]).points.get(what)
+            if role == AT_MPROTECT:
+                yield from self._protecting(where, args[2], args[3], args[4])
+            elif role == AT_START:
+                yield from self._begun(where)
+            elif role == AT_STATE:
+                yield from self._changed(where)
+
+    def _executed(self, where: Where) -> Iterator[Event]:
+        before = self.processes.get(where[0])
+        if before and before.pid == where[0]:
+            before.close()
+        process = self.processes[where[0]] = Process(where[0])
+        process.begin()
+        new, _ = process.scan()
+        main = process.home(process.entry)
+        process.main = main.path if main else ""
+        yield Exec(*where, process.main)
+        if main is None or main.slots is None:
+            yield Note(*where, words.UNREADABLE if main is None else main.there.note)
+            return
+        yield from self._objects(where, process, new)
+        self._point(process, process.entry, native.ONCE, AT_START)
+        self._linker(process, process.home(process.base) if process.base else main)
+
+    def _attached(self, where: Where) -> Iterator[Event]:
+        process = self._process(where[0])
+        process.begin()
+        process.started = True
+        new, _ = process.scan()
+        main = process.home(process.entry)
+        process.main = main.path if main else ""
+        for one in new:
+            one.held, one.relocated = process.words(one), True
+            one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
+            one.lazy = len(one.unbound)
+        yield from self._objects(where, process, new)
+        for one in new:
+            yield from self._resolver(where, process, one)
+        self._linker(process, process.home(process.base) if process.base else main)
+
+    def _linker(self, process: Process, linker: Loaded | None) -> None:
+        """Breakpoints where the linker calls mprotect, and where it tells debuggers that its list has changed."""
+        if linker is None or linker.slots is None:
+            return
+        for load in linker.slots.loads:
+            if load.flags & 1:
+                text = process.memory.read(load.vaddr + linker.bias, load.filesz)
+                for offset in code.mprotects(text):
+                    self._point(process, load.vaddr + linker.bias + offset, native.EVERY, AT_MPROTECT)
+        for symbol in process.tables.exports(linker.path, "_dl_debug_state")[:1]:
+            self._point(process, symbol.value + linker.bias, native.EVERY, AT_STATE)
+        for symbol in process.tables.exports(linker.path, "_r_debug")[:1]:
+            process.debug = symbol.value + linker.bias
+
+    def _point(self, process: Process, address: int, kind: int, role: str) -> bool:
+        """A breakpoint; False if the instruction there is none that can be displaced."""
+        there = process.memory.read(address, MATCH)
+        step = Step(native.SKIP, there[:1]) if kind == native.ONCE and there else code.step(there)
+        if step is None:
+            return False
+        process.points[address] = role
+        assert self.answer is not None
+        self.answer.append(Break(address, kind, step))
+        return True
+
+    def _begun(self, where: Where) -> Iterator[Event]:
+        """The linker's work is done; a static program does its own later."""
+        process = self._process(where[0])
+        yield from self._look(where, process, process.base != 0, AT_START)
+        process.started = True
+
+    def _changed(self, where: Where) -> Iterator[Event]:
+        """The linker has loaded or unloaded objects, or will: struct r_debug's r_state says."""
+        process = self._process(where[0])
+        state = process.memory.read(process.debug + STATE_OFFSET, 4) if process.debug else bytes(4)
+        if int.from_bytes(state, "little") == CONSISTENT:
+            yield from self._look(where, process, False, AT_STATE)
+
+    def _protecting(self, where: Where, start: int, size: int, prot: int) -> Iterator[Event]:
+        process = self._process(where[0])
+        if prot != PROT_READ:
+            return
+        one = process.home(start)
+        if one is None:
+            yield from self._arrivals(where, process)
+            one = process.home(start)
+        if one is None or start != one.relro.start:
+            return
+        yield from self._relocated(where, process, one)
+        yield Relro(*where, one.path, start, start + size)
+
+    def _exiting(self, where: Where) -> Iterator[Event]:
+        process = self.processes.get(where[0])
+        if process is None or process.pid != where[0]:  # it lives in its parent's memory
+            return
+        yield from self._look(where, process, True, AT_EXIT)
+        self._left[where[0]] = tuple(Left(one.path, one.lazy, len(one.unbound)) for one in process.objects if one.lazy)
+
+    # Objects
+
+    def _objects(self, where: Where, process: Process, new: list[Loaded]) -> Iterator[Event]:
+        linking = process.linking()
+        for one in new:
+            if one.slots is None or not (one.watched or one.path == process.main):
+                continue
+            how = linking.replace(unbound=len(one.unbound)) if one.relocated else linking
+            binding, note = words.binding(one.slots, how)
+            lazy, weak = words.lazy(one.slots, how), words.weak(one.slots)
+            yield Object(*where, one.path, one.bias, binding, words.relro(one.slots), len(one.watched), lazy, weak, note)
+
+    def _arrivals(self, where: Where, process: Process) -> Iterator[Event]:
+        new, gone = process.scan()
+        self._callers.clear()
+        for one in gone:
+            yield Dlclose(*where, one.path, one.bias)
+        if not process.started:
+            yield from self._objects(where, process, new)
+            return
+        for one in new:
+            yield Dlopen(*where, one.path, one.bias)
+            if not one.watched:
+                yield from self._objects(where, process, [one])
+
+    def _look(self, where: Where, process: Process, all_are_relocated: bool, role: str) -> Iterator[Event]:
+        """At a stop of any kind: objects that came or went, those relocated by now, slots that have changed."""
+        yield from self._arrivals(where, process)
+        for one in process.objects:
+            if one.relocated:
+                yield from self._compare(where, process, one, role)
+            elif one.watched:
+                held = process.words(one)
+                if any(held.get(at) != slot.file for at, slot in one.watched.items()) or (
+                    all_are_relocated and one.bias == 0 and process.base
+                ):
+                    yield from self._relocated(where, process, one)
+
+    def _relocated(self, where: Where, process: Process, one: Loaded) -> Iterator[Event]:
+        """An object's slots for the first time after its relocation."""
+        if one.relocated:
+            return
+        one.relocated, one.held = True, process.words(one)
+        one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
+        one.lazy = len(one.unbound)
+        if process.started:
+            yield from self._objects(where, process, [one])
+        yield from self._resolver(where, process, one)
+        for address, slot in one.watched.items():
+            value = one.held.get(address, 0)
+            if slot.type == R_COPY:
+                yield self._copied(where, process, one, address, slot)
+            elif value and address not in one.unbound:
+                before = one.stub(slot) if slot.type == JUMP_SLOT and slot.file else slot.file
+                how = IRELATIVE if slot.type == R_IRELATIVE else DLOPEN if process.started else STARTUP
+                yield self._bind(where, process, one, how, address, slot, before, value)
+
+    def _resolver(self, where: Where, process: Process, one: Loaded) -> Iterator[Event]:
+        link_map, entry = process.got(one)
+        if not link_map or not entry or not process.executable(entry):
+            return
+        assert self.answer is not None
+        self.answer.append(Table(link_map, one.table()))
+        process.maps[link_map] = one
+        if entry in process.points:
+            return
+        text = process.memory.read(entry, code.LONGEST_RESOLVER)
+        at = code.resolver_jump(text)
+        home = process.home(entry)
+        path = home.path if home else ""
+        if at is None or not self._point(process, entry, native.ENTRY, "resolver"):
+            process.points[entry] = "unknown"
+            yield Note(
+                *where, f"{path}: the resolver at {entry:#x} begins or ends as none that is known: lazy bindings are not seen"
+            )
+            return
+        self._point(process, entry + at, native.JUMP, "jump")
+        yield Resolver(*where, path, entry, entry + at)
+
+    def _tabulate(self, process: Process, link_map: int) -> None:
+        """A link_map that no stop has shown: its first word is the load bias (struct link_map: l_addr)."""
+        bias = int.from_bytes(process.memory.read(link_map, 8), "little")
+        if not any(one.bias == bias for one in process.objects):
+            process.scan()
+        one = next((one for one in process.objects if one.bias == bias), None)
+        assert self.answer is not None
+        self.answer.append(Table(link_map, one.table() if one else ()))
+        if one:
+            process.maps[link_map] = one
+
+    # Slots
+
+    def _bound(self, where: Where, index: int, after: int, args: list[int], took: int) -> Iterator[Event]:
+        link_map, caller, address, before, target, _ = args
+        process = self._process(where[0])
+        one = process.maps.get(link_map)
+        slot = one.watched.get(address) if one else None
+        if one is None or slot is None:
+            yield Note(*where, f"relocation {index} of an object that is not known was bound to {target:#x}")
+            return
+        one.unbound.discard(address)
+        one.held[address] = after
+        yield self._bind(where, process, one, LAZY, address, slot, before, after, caller, took)
+        odd = process.odd(one, slot, after)
+        if odd:
+            yield self._write(where, process, one, address, slot, before, after, odd, AT_EXEC)
+
+    def _bind(
+        self, where: Where, process: Process, one: Loaded, how: str, address: int, slot: Slot, before: int, after: int,
+        caller: int | None = None, took: int | None = None,
+    ) -> Bind:  # fmt: skip
+        target = process.target(after, slot.symbol, slot.version)
+        name = (
+            slot.symbol or process.target(slot.addend + one.bias)[1]
+        )  # an IRELATIVE slot's resolver goes by the function's name
+        origin = self._caller(process, caller) if caller else ("", "", 0)
+        return Bind(
+            *where, how, one.path, name, slot.version, TYPES.get(slot.type, str(slot.type)), address,
+            one.section(address), slot.file, before, after, *target, caller, *origin, took,
+        )  # fmt: skip
+
+    def _caller(self, process: Process, address: int) -> tuple[str, str, int]:
+        key = (process.pid, address)
+        if key not in self._callers:
+            self._callers[key] = process.target(address)
+        return self._callers[key]
+
+    def _copied(self, where: Where, process: Process, one: Loaded, address: int, slot: Slot) -> Event:
+        """The first other object that exports the variable is where it was copied from (ELF: COPY skips the executable)."""
+        for other in process.objects:
+            named = process.tables.exports(other.path, slot.symbol) if other is not one else []
+            found = next((item for item in named if item.kind == "OBJECT"), None)
+            if found:
+                target = (other.path, found.name, 0)
+                value = found.value + other.bias
+                break
+        else:
+            target, value = ("", "", 0), 0
+        return Bind(
+            *where, COPY, one.path, slot.symbol, slot.version, "COPY", address, one.section(address), slot.file, slot.file,
+            value, *target, None, "", "", 0, None,
+        )  # fmt: skip
+
+    def _compare(self, where: Where, process: Process, one: Loaded, role: str) -> Iterator[Event]:
+        """What has changed in an object that was relocated before."""
+        for address, before, value in process.changed(one):
+            slot = one.watched[address]
+            odd = process.odd(one, slot, value)
+            if not odd and address in one.unbound and role != AT_EXIT:
+                one.seen.clear()  # another thread is in the resolver: its event comes, or else it is looked at again
+                continue
+            one.held[address] = value
+            one.unbound.discard(address)
+            if odd:
+                yield self._write(where, process, one, address, slot, before, value, odd, NOTICED.get(role, role))
+            else:
+                yield self._bind(where, process, one, WRITE, address, slot, before, value)
+
+    def _write(
+        self,
+        where: Where,
+        process: Process,
+        one: Loaded,
+        address: int,
+        slot: Slot,
+        before: int,
+        after: int,
+        odd: str,
+        when: str,
+    ) -> Write:
+        return Write(
+            *where, one.path, slot.symbol, slot.version, address, one.section(address), before, after,
+            *process.target(after, slot.symbol, slot.version), odd, when,
+        )  # fmt: skip
+
+
+def _waits(one: Loaded, address: int, slot: Slot) -> bool:
+    """True if the slot leads to its PLT stub, and from there to the resolver."""
+    return slot.type == JUMP_SLOT and slot.file != 0 and one.held.get(address) == one.stub(slot)

@@ -1,0 +1,99 @@
+"""A watched program, or processes that ran already: a session of the C core, driven to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+from ...errors import SessionError
+from ...native import got as native
+from ...plan.build import search
+from ...proc.maps import content
+from .engine import Engine
+from .events import Event
+
+
+class Watch:
+    """Iterating over it gives the events, as they come. `status` is the program's wait status at the end, None if it lives."""
+
+    def __init__(
+        self, command: Sequence[str] = (), pid: int = 0, pin: bool = True, environ: Mapping[bytes, bytes] | None = None
+    ) -> None:
+        """Starts a program, or attaches to a process. Raises LoadError if there is no such program, SessionError."""
+        gate = -1
+        if command:
+            path = search(command[0], os.get_exec_path()).path
+            self.pid, gate = native.gated(path, command, os.environb if environ is None else environ)
+            tids = [self.pid]
+        else:
+            self.pid = pid
+            tids = _threads(pid)
+        self.status: int | None = None
+        self._attached = not command
+        try:
+            self._session = native.Session(tids, gate, pin)
+            self._engine = Engine()
+            self._batches = self._run()
+        finally:
+            self._gate = gate
+        self.interrupted: Callable[[], bool] = lambda: False
+
+    def __iter__(self) -> Iterator[Event]:
+        for events in self._batches:
+            yield from events
+
+    def batches(self) -> Iterator[list[Event]]:
+        """The events, as many at once as came together."""
+        return self._batches
+
+    def close(self) -> None:
+        """Detaches, before the end."""
+        self._batches.close()
+
+    def _run(self) -> Generator[list[Event], None, None]:
+        try:
+            for batch in self._session.batches(lambda: self.interrupted()):
+                events = list(self._engine.batch(batch))
+                self._answer()
+                yield events
+        finally:
+            self._end()
+
+    def _answer(self) -> None:
+        if self._engine.answer is not None:
+            self._session.answer(self._engine.answer)
+            self._engine.answer = None
+
+    def _end(self) -> None:
+        """Detaches if the end was not reached: whoever iterates may have had enough."""
+        self._answer()
+        for batch in self._session.batches(lambda: True):
+            for _ in self._engine.batch(batch):
+                pass
+            self._answer()
+        if self._gate >= 0:
+            os.close(self._gate)
+        try:
+            self.status = self._session.finish()
+        except OSError as error:
+            raise SessionError(f"process {self.pid}: {error.strerror}{_why(self.pid)}") from None
+
+
+def _threads(pid: int) -> list[int]:
+    content(pid, "maps")  # SessionError, if it is not there or not ours
+    try:
+        others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
+    except OSError:
+        raise SessionError(f"no process {pid}") from None
+    return [pid, *others]
+
+
+def _why(pid: int) -> str:
+    try:
+        status = content(pid, "status").decode()
+    except SessionError:
+        return ""
+    other = next((line.split()[1] for line in status.splitlines() if line.startswith("TracerPid:")), "0")
+    return (
+        f": it is traced by process {other} already" if other != "0" else ": kernel.yama.ptrace_scope may forbid it: be root"
+    )
