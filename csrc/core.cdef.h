@@ -39,13 +39,14 @@ int64_t refl_replace(struct refl_start *start);
 /* What all starts of a program by way of a zygote have in common (csrc/zygote). */
 struct refl_recipe {
     const struct refl_start *start; /* but for strings and stack; what is late, as if the zygote's mmap base were 0 */
-    const char *path; /* AT_EXECFN */
-    const char *paths[3]; /* executable, interpreter, script; NULL: there is none */
-    uint64_t identities[3][4]; /* device, inode, size, time of modification in ns */
-    uint64_t late; /* bit: parameter that the mmap base is added to */
-    uint64_t vdso_image; /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
-    uint64_t ids[4]; /* real and effective user, real and effective group that it was made for */
-    uint64_t capabilities; /* and the effective capabilities */
+    const char *path;               /* AT_EXECFN */
+    const char *paths[3];           /* executable, interpreter, script; NULL: there is none */
+    uint64_t identities[3][4];      /* device, inode, size, time of modification in ns */
+    uint64_t late;                  /* bit: parameter that the mmap base is added to */
+    uint64_t vdso_image;            /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
+    uint64_t ids[4];                /* real and effective user, real and effective group that it was made for */
+    uint64_t capabilities;          /* and the effective capabilities */
+    uint64_t by_path;               /* 1: for a path, which by now might be for a handler of binfmt_misc */
 };
 
 /* What is done in the child first. */
