@@ -45,7 +45,7 @@ AFTER_JUMP = {
     "cat": ["cat", "/etc/passwd"],
     "bash": ["bash", "-c", "true & wait"],
     "git": ["git", "version"],
-    "perl": ["perl", "-MPOSIX", "-e", "print strftime('%Y', gmtime 0); system 'true'"],
+    "perl": ["perl", "-MPOSIX", "-e", "print strftime(\"%Y\\n\", gmtime 0); system 'true'"],
     "python with threads": ["/usr/bin/python3", "-S", "-c", PYTHON],
 }
 CHANCE = re.compile(r"--- SIGCHLD|rt_sigreturn|wait4|rt_sigprocmask|futex|getppid|munmap")
