@@ -5,9 +5,12 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = sorted(str(path) for folder in ("host", "tracer", "got") for path in Path("csrc", folder).glob("*.c"))
+ZYGOTE = [f"csrc/zygote/{name}.c" for name in ("late", "launch", "pool", "read")]  # its other files run in children
+SOURCES = sorted(ZYGOTE + [str(path) for folder in ("host", "tracer", "got") for path in Path("csrc", folder).glob("*.c")])
 # Without these an edited header, or blob, would ship the old binary silently.
-DEPENDS = sorted(str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or "blob" in path.parts)
+DEPENDS = sorted(
+    str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or {"blob", "zygote"} & {*path.parts}
+)
 
 ffi = FFI()
 ffi.cdef((HERE / "core.cdef.h").read_text())

@@ -36,6 +36,34 @@ int64_t refl_spawn(struct refl_start *start);
 /* This process becomes the program. -errno if that could not even begin. */
 int64_t refl_replace(struct refl_start *start);
 
+/* What all starts of a program by way of a zygote have in common (csrc/zygote). */
+struct refl_recipe {
+    const struct refl_start *start; /* but for strings and stack; what is late, as if the zygote's mmap base were 0 */
+    const char *path;               /* AT_EXECFN */
+    const char *paths[3];           /* executable, interpreter, script; NULL: there is none */
+    uint64_t identities[3][4];      /* device, inode, size, time of modification in ns */
+    uint64_t late;                  /* bit: parameter that the mmap base is added to */
+    uint64_t vdso_image;            /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
+    uint64_t ids[4];                /* real and effective user, real and effective group that it was made for */
+    uint64_t capabilities;          /* and the effective capabilities */
+};
+
+/* What is done in the child first. */
+struct refl_wishes {
+    const uint8_t *before; /* operations whose addresses may be relative to data */
+    uint64_t before_count;
+    const char *data;
+    uint64_t close_fds; /* 1: all descriptors above 2 but those to keep */
+    const int32_t *keep;
+    uint64_t keep_count;
+};
+
+/* A child that is the program, at a cost that does not grow with this process: its pid, or -errno, and then nothing has happened
+ * that could not be tried again by refl_spawn. -ESTALE: the recipe must be made anew. `env` NULL: C's environ. */
+int64_t refl_launch(const struct refl_recipe *recipe, const char *argv, uint64_t argv_size, uint64_t argc, const char *env,
+                    uint64_t env_size, uint64_t envc, const char *random, uint64_t exe, uint64_t brk, uint64_t stack_top,
+                    uint64_t shuffle, const struct refl_wishes *wishes);
+
 /* 1 if the kernel refuses to change [start, end): sealed system mappings. */
 int refl_sealed(uint64_t start, uint64_t end);
 
@@ -154,5 +182,6 @@ int32_t refl_got_answer(void *got, const struct refl_got_change *changes, uint64
 int64_t refl_tracefs(void);
 
 /* perf_event_open for a tracepoint in a task and its children, on one CPU; -errno. Records go to the ring of the event `into`,
- * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. */
-int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into);
+ * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. `distinct`: each
+ * task's events stay its own, and samples have a count (perf.c says why); EINVAL on kernels that can't. */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into, uint8_t distinct);

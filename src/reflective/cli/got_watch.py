@@ -40,6 +40,7 @@ def show(args: argparse.Namespace) -> int:
 def _watch(args: argparse.Namespace, file: TextIO) -> int:
     from ..observe.got.events import Write
     from ..observe.got.session import Watch
+    from ..observe.got.uprobe import UprobeWatch
     from ..views import got, text
 
     environ = dict(item.split(b"=", 1) for item in initial_environment() if b"=" in item)
@@ -52,7 +53,11 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
     tally, lines = got.Tally(), got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
     hijacks = 0
     try:
-        watch = Watch(words, args.pid or 0, not args.no_pin, environ)
+        watch: Watch | UprobeWatch
+        if args.engine == "uprobe":
+            watch = UprobeWatch(words, args.pid or 0, environ)
+        else:
+            watch = Watch(words, args.pid or 0, not args.no_pin, environ)
         watch.interrupted = lambda: bool(interrupts)
         for events in watch.batches():
             wanted = [one for one in events if got.matches(one, args.symbol, args.object, args.how)]

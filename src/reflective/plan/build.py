@@ -267,7 +267,7 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     """What the kernel refuses past its point of no return, wherever things go. Raises LoadError."""
     images = [executable, interpreter] if interpreter else [executable]
     least = _least_address() if any(segments.may_lie_low(image) for image in images) else 0
-    sizes = [*map(segments.total, images), *(load.filesz for image in images for load in image.loads)]
+    sizes = [*map(segments.total, images), *(max(load.filesz, load.memsz) for image in images for load in image.loads)]
     most = _most_memory() if max(sizes) > 1 << 30 else segments.WORD
     space = segments.Space(TASK_END, least, most)
     if any(segments.may_lie_high(image) for image in images) and _addresses_fixed():

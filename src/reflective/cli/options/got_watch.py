@@ -16,6 +16,7 @@ examples:
   got-watch --summary python3 -c pass          counts by object, share never bound, time in the resolver
   got-watch -p 1234                            a process that runs already; ^C detaches, and leaves no breakpoint behind
   got-watch --fail-on-hijack ./program         exit status 3 if a slot ends up where no linker would have put it
+  got-watch --engine=uprobe -p 1234            first calls in a program that must not be stopped (root)
   got-watch --list -p 1234                     all slots now, without stopping it
   got-watch --verify puts ./program            the very instruction that writes the slot, by a hardware watchpoint
   got-watch --redirect puts=abort ./program    point a slot somewhere else
@@ -39,6 +40,12 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("--summary", action="store_true", help="counts at the end, instead of a line for each")
     parser.add_argument("--fail-on-hijack", action="store_true", help="exit status 3 if a slot was hijacked")
     parser.add_argument("--no-pin", action="store_true", help="leave the program its CPUs: slower")
+    parser.add_argument(
+        "--engine",
+        choices=("ptrace", "uprobe"),
+        default="ptrace",
+        help="uprobe: nothing is stopped, but only lazy bindings are seen (root)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object an event")
     color(parser)
     other = parser.add_argument_group("instead of watching")

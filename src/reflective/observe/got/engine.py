@@ -6,7 +6,6 @@ with the file. Then word 2 of the GOT of an object that is bound lazily has the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -151,9 +150,8 @@ class Engine:
         main = process.home(process.entry)
         process.main = main.path if main else ""
         for one in new:
-            held = process.words(one)
-            one.held, one.relocated = held, True
-            one.unbound = {at for at, slot in one.watched.items() if slot.type == JUMP_SLOT and held.get(at) == one.stub(slot)}
+            one.held, one.relocated = process.words(one), True
+            one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
             one.lazy = len(one.unbound)
         yield from self._objects(where, process, new)
         for one in new:
@@ -221,24 +219,27 @@ class Engine:
     # Objects
 
     def _objects(self, where: Where, process: Process, new: list[Loaded]) -> Iterator[Event]:
+        linking = process.linking()
         for one in new:
             if one.slots is None or not (one.watched or one.path == process.main):
                 continue
-            lazy, weak = len(one.unbound) if one.relocated else words.lazy(one.slots, process.base), words.weak(one.slots)
-            binding, note = words.binding(one.slots, process.base, process.linker())
-            yield Object(
-                *where, one.path, one.bias, binding, words.relro(one.slots), len(one.watched), lazy, weak, note
-            )  # fmt: skip
+            how = linking.replace(unbound=len(one.unbound)) if one.relocated else linking
+            binding, note = words.binding(one.slots, how)
+            lazy, weak = words.lazy(one.slots, how), words.weak(one.slots)
+            yield Object(*where, one.path, one.bias, binding, words.relro(one.slots), len(one.watched), lazy, weak, note)
 
     def _arrivals(self, where: Where, process: Process) -> Iterator[Event]:
         new, gone = process.scan()
         self._callers.clear()
         for one in gone:
             yield Dlclose(*where, one.path, one.bias)
-        if process.started:
-            for one in new:
-                yield Dlopen(*where, one.path, one.bias)
-        yield from self._objects(where, process, new)
+        if not process.started:
+            yield from self._objects(where, process, new)
+            return
+        for one in new:
+            yield Dlopen(*where, one.path, one.bias)
+            if not one.watched:
+                yield from self._objects(where, process, [one])
 
     def _look(self, where: Where, process: Process, all_are_relocated: bool, role: str) -> Iterator[Event]:
         """At a stop of any kind: objects that came or went, those relocated by now, slots that have changed."""
@@ -258,18 +259,19 @@ class Engine:
         if one.relocated:
             return
         one.relocated, one.held = True, process.words(one)
+        one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
+        one.lazy = len(one.unbound)
+        if process.started:
+            yield from self._objects(where, process, [one])
         yield from self._resolver(where, process, one)
         for address, slot in one.watched.items():
             value = one.held.get(address, 0)
-            if slot.type == JUMP_SLOT and slot.file and value == one.stub(slot):
-                one.unbound.add(address)
-            elif slot.type == R_COPY:
+            if slot.type == R_COPY:
                 yield self._copied(where, process, one, address, slot)
-            elif value:
+            elif value and address not in one.unbound:
                 before = one.stub(slot) if slot.type == JUMP_SLOT and slot.file else slot.file
                 how = IRELATIVE if slot.type == R_IRELATIVE else DLOPEN if process.started else STARTUP
                 yield self._bind(where, process, one, how, address, slot, before, value)
-        one.lazy = len(one.unbound)
 
     def _resolver(self, where: Where, process: Process, one: Loaded) -> Iterator[Event]:
         link_map, entry = process.got(one)
@@ -390,6 +392,6 @@ class Engine:
         )  # fmt: skip
 
 
-def monotonic() -> int:
-    """Now, as in events."""
-    return time.monotonic_ns()
+def _waits(one: Loaded, address: int, slot: Slot) -> bool:
+    """True if the slot leads to its PLT stub, and from there to the resolver."""
+    return slot.type == JUMP_SLOT and slot.file != 0 and one.held.get(address) == one.stub(slot)
