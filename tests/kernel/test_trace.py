@@ -249,11 +249,14 @@ def settled(calls: list[str]) -> int:
     return next((at for at, name in enumerate(calls) if name in ("wait4", "rt_sigreturn")), len(calls))
 
 
-def test_interrupt_detaches_and_leaves_the_process_running(sleeper: subprocess.Popen[str], tmp_path: Path) -> None:
-    before = os.sched_getaffinity(sleeper.pid)
-    with subprocess.Popen([*TRACE, "-p", str(sleeper.pid), "-o", str(tmp_path / "out")]) as tracer:
+@pytest.mark.parametrize("engine", ["c", "python"])
+def test_interrupt_detaches_and_leaves_the_process_running(
+    engine: str, sleeper: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    before, out = os.sched_getaffinity(sleeper.pid), tmp_path / "out"
+    with subprocess.Popen([*TRACE, "--engine", engine, "-p", str(sleeper.pid), "-o", str(out)]) as tracer:
         deadline = time.monotonic() + 20
-        while "write(1" not in (tmp_path / "out").read_text() if (tmp_path / "out").exists() else True:
+        while "write(1" not in out.read_text() if out.exists() else True:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         tracer.send_signal(signal.SIGINT)

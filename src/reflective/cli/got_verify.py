@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import SessionError
-from ..native.run import die_of
+from ..native.run import leave_as
 from ..observe.got.listing import Entry, View, addresses, listing
 from ..observe.got.redirect import Name, name
 from ..observe.got.verify import LAZY, WRITE, Written, caller, choose, how, instruction, linker_of, on_stack
@@ -60,10 +60,7 @@ def verify(args: argparse.Namespace) -> int:
             print(view.unseen_json(entry, watch.pid, watch.seen, watch.last), flush=True)
         else:
             _say(view.unseen(watch.seen, watch.last))
-    if os.WIFSIGNALED(watch.status):
-        die_of(os.WTERMSIG(watch.status))
-        return 128 + os.WTERMSIG(watch.status)
-    return os.WEXITSTATUS(watch.status)
+    return leave_as(watch.status)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TextIO
 
 from ..errors import LoadError, ReflectiveError
-from ..native.run import die_of
+from ..native.run import leave_as
 from .exec import initial_environment, status_of
 
 TYPE_CHECKING = False
@@ -119,13 +119,7 @@ def _leave(status: int | None, interrupts: list[int], child: int) -> int:
             os.kill(child, signal.SIGCONT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _, status = os.waitpid(child, 0)
-    if status is None:
-        return 0
-    if os.WIFSIGNALED(status):
-        sys.stdout.flush()
-        die_of(os.WTERMSIG(status))
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
+    return 0 if status is None else leave_as(status)
 
 
 def _fail(message: str, status: int) -> int:
