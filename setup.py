@@ -7,7 +7,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 BLOB = Path("csrc/blob")
-TEMPLATE, ZYGOTE = Path("csrc/template"), Path("csrc/zygote")
+ZYGOTE = Path("csrc/zygote")
+TEMPLATE = Path("csrc/template")
 BLOB_FLAGS = [
     "-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-Wconversion", "-Werror",
     "-ffreestanding", "-fPIC", "-fno-stack-protector", "-fno-jump-tables", "-fno-tree-loop-distribute-patterns",
@@ -26,12 +27,13 @@ class BuildCore(build_ext):
             compiler = self.compiler.compiler_so[0]
             blob = [BLOB / name for name in ("executor.c", "state.c", "tail.S")]
             zygote = [ZYGOTE / "zygote.c", *blob]
-            template = [*(TEMPLATE / name for name in ("entry.S", "serve.c", "become.c")), ZYGOTE / "adopt.c"]
-            for name, sources, script in (
-                ("blob", blob, BLOB / "blob.ld"),
-                ("zygote", zygote, BLOB / "blob.ld"),
-                ("template", template, TEMPLATE / "template.ld"),
-            ):
+            template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c", "../zygote/adopt.c")]
+            code = {
+                "blob": (blob, BLOB / "blob.ld"),
+                "zygote": (zygote, BLOB / "blob.ld"),
+                "template": (template, TEMPLATE / "template.ld"),
+            }
+            for name, (sources, script) in code.items():
                 (where / f"{name}_bytes.h").write_text(flat_header(compiler, where, name, sources, script))
             ext.include_dirs.append(str(where))
         super().build_extension(ext)

@@ -5,13 +5,11 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-ZYGOTE = [f"csrc/zygote/{name}.c" for name in ("late", "launch", "pool", "read")]  # its other files run in children
-SOURCES = sorted(ZYGOTE + [str(path) for folder in ("host", "tracer", "got") for path in Path("csrc", folder).glob("*.c")])
+FREESTANDING = {"blob", "template", "adopt.c", "zygote.c"}  # compiled by setup.py, into headers
+SOURCES = sorted(str(path) for path in Path("csrc").rglob("*.c") if not FREESTANDING & {*path.parts})
 # Without these an edited header, or blob, would ship the old binary silently.
 DEPENDS = sorted(
-    str(path)
-    for path in Path("csrc").rglob("*")
-    if path.suffix in (".h", ".S", ".ld") or {"blob", "template", "zygote"} & {*path.parts}
+    str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or FREESTANDING & {*path.parts}
 )
 
 ffi = FFI()

@@ -12,7 +12,16 @@ from reflective.conform.situations import ENVIRONMENT as ENVIRONMENT
 from reflective.conform.variants import PROGRAMS as WITNESSES
 
 PROGRAMS = Path(__file__).parent / "programs"
+CSRC = Path(__file__).parents[1] / "csrc"
+FREESTANDING = {"blob", "template", "adopt.c", "zygote.c"}  # as csrc/build.py has it
+HOST_SOURCES = sorted(str(path) for path in CSRC.rglob("*.c") if not FREESTANDING & {*path.parts})
 INCLUDES = f"-I{WITNESSES}"  # sys.h
+
+
+def stub_code(directory: Path) -> None:
+    """The headers that setup.py makes of freestanding code, with one byte each: it is copied, not run."""
+    for name in ("blob", "zygote", "template"):
+        (directory / f"{name}_bytes.h").write_text(f"#include <stdint.h>\nstatic const uint8_t {name}_bytes[] = {{0xf4}};\n")
 
 
 def mmap_rnd_bits() -> int:

@@ -100,7 +100,9 @@ int check_op(const struct refl_op *op, const uint64_t *params, uint64_t data_siz
     case OP_ZERO:
         return target(params, a[0], a[1]);
     case OP_COPY:
-        return inside(a[1], a[2], image) || inside(a[1], a[2], bytes) ? target(params, a[0], a[2]) : -EINVAL;
+        if (!inside(a[1], a[2], image) && !inside(a[1], a[2], bytes))
+            return -EINVAL;
+        return target(params, a[0], a[2]);
     default:
         return 0;
     }

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import HOST_SOURCES, stub_code
 from test_core_sanitized import ROOT, SANITIZERS, WARNINGS, run
 
 SEED = 20_261_121
@@ -16,9 +17,8 @@ PROGRAMS = ROOT / "tests" / "programs"
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The harness, with a blob of one byte that is never run."""
     folder = tmp_path_factory.mktemp("tracer")
-    (folder / "blob_bytes.h").write_text("#include <stdint.h>\nstatic const uint8_t blob_bytes[] = {0xf4};\n")
-    sources = [ROOT / "tests" / "core" / "tracer_harness.c"]
-    sources += [path for room in ("host", "tracer") for path in (ROOT / "csrc" / room).glob("*.c")]
+    stub_code(folder)
+    sources = [ROOT / "tests" / "core" / "tracer_harness.c", *HOST_SOURCES]
     command = ["gcc", *WARNINGS, *SANITIZERS, f"-I{ROOT / 'csrc'}", f"-I{folder}", "-pthread"]
     subprocess.run([*command, *map(str, sources), "-o", folder / "harness"], check=True)
     calls = [PROGRAMS / "calls.c", PROGRAMS / "calls_files.c"]
