@@ -236,7 +236,7 @@ static int attempt(struct refl_start *start, const struct contents *contents, in
     X(platform_most, s->platform_size = UINT64_MAX)                                                                           \
     X(platform_as_large_as_the_stack, s->platform_size = TOP)                                                                 \
     X(platform_too_large, s->platform_size = 65)                                                                              \
-    X(shuffle_out_of_range, s->shuffle = 8192)                                                                                \
+    X(shuffle_out_of_range, s->shuffle = 32769)                                                                               \
     X(shuffle_most, s->shuffle = UINT64_MAX)                                                                                  \
     X(stack_top_zero, s->params[PARAM_STACK_TOP] = 0)                                                                         \
     X(stack_top_low, s->params[PARAM_STACK_TOP] = 4096)                                                                       \
