@@ -15,16 +15,16 @@ struct refl_start {
     const char *random;      /* the 16 bytes behind AT_RANDOM */
     const char *platform;    /* the string behind AT_PLATFORM */
     uint64_t platform_size;  /* with its NUL; 0: there is none */
-    uint64_t shuffle;        /* how far the tables lie below the strings: 0 to 8191 (arch_align_stack) */
-    uint64_t stack_limit;    /* RLIMIT_STACK */
-    uint64_t image[4];       /* start_code, end_code, start_data, end_data; less the executable's load bias */
-    uint64_t entry;          /* where the program starts, less parameter entry_param */
+    uint64_t shuffle; /* how far the tables lie below the strings: 0 to 8191 (arch_align_stack); in a template up to 32768 */
+    uint64_t stack_limit; /* RLIMIT_STACK */
+    uint64_t image[4]; /* start_code, end_code, start_data, end_data; less the executable's load bias */
+    uint64_t entry; /* where the program starts, less parameter entry_param */
     uint64_t entry_param;
-    uint64_t gadget;         /* the vdso's last system call, less PARAM_VDSO_NEW; 0: none, one page stays */
-    uint64_t set_exe;        /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
-    uint64_t own_mask;       /* 1: the program's signal mask is sigmask, not this thread's */
+    uint64_t gadget; /* the vdso's last system call, less PARAM_VDSO_NEW; 0: none, one page stays */
+    uint64_t set_exe; /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
+    uint64_t own_mask; /* 1: the program's signal mask is sigmask, not this thread's */
     uint64_t sigmask;
-    uint64_t params[29];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
+    uint64_t params[29]; /* enum refl_parameter; the caller gives those before PARAM_DATA */
 };
 
 /* Counts and sizes that encode.py depends on: parameters, kinds, sizeof op, aux, report. */
@@ -46,6 +46,7 @@ struct refl_recipe {
     uint64_t vdso_image;            /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
     uint64_t ids[4];                /* real and effective user, real and effective group that it was made for */
     uint64_t capabilities;          /* and the effective capabilities */
+    uint64_t by_path;               /* 1: for a path, which by now might be for a handler of binfmt_misc */
 };
 
 /* What is done in the child first. */

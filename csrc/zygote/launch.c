@@ -6,8 +6,10 @@
  * may be coarse where exact ones would cost time.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +20,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -90,6 +93,22 @@ static int join_strings(const struct refl_recipe *recipe, const struct call *cal
     return fits(size + 8 * (call->argc + envc), longest_of(l->strings, size), l->start.stack_limit);
 }
 
+/* Handlers of binfmt_misc: what is in its directory but ".", "..", "register" and "status". */
+static int has_handlers(void)
+{
+    static const char directory[] = "/proc/sys/fs/binfmt_misc";
+    struct statfs status;
+    int entries = 0;
+    if (statfs(directory, &status) || status.f_type != BINFMTFS_MAGIC)
+        return 0;
+    DIR *all = opendir(directory);
+    while (all && readdir(all))
+        entries++;
+    if (all)
+        closedir(all);
+    return entries > 4;
+}
+
 /* The plan was made for this: IDs, no limits that the zygote's own pages would count towards, the kernel's usual layout. */
 static int as_planned(const struct refl_recipe *recipe, uint64_t *stack_limit)
 {
@@ -101,16 +120,18 @@ static int as_planned(const struct refl_recipe *recipe, uint64_t *stack_limit)
         recipe->ids[3] != getegid() || held[0] != recipe->capabilities)
         return -ESTALE;
     *stack_limit = refl_limit(RLIMIT_STACK);
+    if (recipe->by_path && has_handlers())
+        return -ENOTSUP;
     if (refl_limit(RLIMIT_AS) != RLIM_INFINITY || refl_limit(RLIMIT_DATA) != RLIM_INFINITY || refl_personality() != 0)
         return -ENOTSUP;
     return 0;
 }
 
-/* Open, the file that was planned, and executable: faccessat2 refuses a file system mounted noexec too. */
+/* Open (a FIFO that is there now must not block), the file that was planned, and executable, not mounted noexec: faccessat2. */
 static int open_planned(const char *path, const uint64_t identity[4])
 {
     struct stat status;
-    int fd = above_streams(open(path, O_RDONLY | O_CLOEXEC));
+    int fd = above_streams(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (fd < 0)
         return fd;
     int error = fstat(fd, &status) ? -errno : 0;

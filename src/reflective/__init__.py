@@ -59,4 +59,5 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     module, attribute = _HOMES.get(name, ("process", name))
-    return getattr(import_module(f"{__name__}.{module}"), attribute)
+    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return found

@@ -31,6 +31,7 @@ __all__ = [
 
 Found = TypeVar("Found")
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+ENCODING = sys.getfilesystemencoding()
 ATTEMPTS = 64
 USUAL, NOTHING = Options(), Setup()  # nothing special is wanted of the layout, or of the child
 RESTORED = (signal.SIGPIPE.value, signal.SIGXFSZ.value)  # what Python ignores at its start and subprocess restores
@@ -50,17 +51,17 @@ def spawn(
     `path` is a path, which is not looked for in PATH, or a plan made before. Raises LoadError with the errno of execve; with
     `strict`, Degraded if something can't be as after execve.
     """
-    words = [encode(word) for word in argv]
-    program = path if isinstance(path, LoadPlan) else os.fsdecode(path)
+    argc, words = _joined(argv)
+    program = path if isinstance(path, (str, LoadPlan)) else os.fsdecode(path)
     if not strict and (options is USUAL or options == USUAL):
         count, strings = (0, None) if env is None else _packed(env)
-        started = start_by_zygote(program, words, strings, count, None if setup is NOTHING else setup)
+        started = start_by_zygote(program, words, argc, strings, count, None if setup is NOTHING else setup)
         if started:
             return started[0]
 
     def request() -> Request:
         plan = program if isinstance(program, LoadPlan) else build(program)
-        return Request(plan, tuple(words), _environment(env), options, setup, strict)
+        return Request(plan, tuple(words.split(b"\0")[:-1]), _environment(env), options, setup, strict)
 
     return _start(request, 1 if isinstance(program, LoadPlan) else ATTEMPTS).pid
 
@@ -76,13 +77,28 @@ def _start(request: Callable[[], Request], attempts: int = ATTEMPTS) -> Started:
     raise AssertionError("no attempt")
 
 
+def _joined(argv: Sequence[Word]) -> tuple[int, bytes]:
+    """How many arguments, and all of them, each with its NUL. Raises ValueError for a NUL in one."""
+    try:
+        text = "\0".join(argv) + "\0"  # type: ignore[arg-type]
+        if text.count("\0") == len(argv):
+            return len(argv), text.encode(ENCODING, "surrogateescape")
+    except TypeError:
+        pass  # bytes, paths; or what is wrong
+    words = [encode(word) for word in argv]
+    return len(words), b"".join([word + b"\0" for word in words])
+
+
 def _packed(env: Mapping[Any, Any]) -> tuple[int, bytes]:
     """How many NAME=VALUE strings, and all of them, each with its NUL. Raises ValueError as _environment does."""
+    data = getattr(env, "_data", None) if env is os.environ else None
+    if type(data) is dict:  # os.environ decodes each string, to be encoded again; it refuses what must be refused here
+        return len(data), b"".join([b"%b=%b\0" % item for item in data.items()])
     try:  # a few calls that loop in C: one for each string would take longer than all the rest of a start in Python
         names = "".join(env)
         text = "\0".join(map("=".join, env.items())) + "\0"
         if "=" not in names and text.count("\0") == len(env):
-            return len(env), os.fsencode(text)
+            return len(env), text.encode(ENCODING, "surrogateescape")
     except (TypeError, AttributeError):
         pass  # bytes, paths; or what is wrong
     strings = _environment(env)
@@ -175,17 +191,17 @@ class Popen(subprocess.Popen[Any]):
         if setup.cwd is not None:
             encode(setup.cwd)  # a NUL in it is the same ValueError in every Python
             os.close(os.open(setup.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        name, argv = os.fsdecode(program), [encode(word) for word in words]
+        name, (argc, argv) = os.fsdecode(program), _joined(words)
         count, strings = (0, None) if env is None else _packed(env)
         directories = os.get_exec_path(env)
 
         def launch(path: str) -> tuple[int, tuple[Degradation, ...]] | None:
             here = setup.cwd is None or os.path.isabs(path)
-            return start_by_zygote(path, argv, strings, count, setup) if here else None
+            return start_by_zygote(path, argv, argc, strings, count, setup) if here else None
 
         def request(setup: Setup, in_place: bool) -> Request:
             plan = _find(name, directories, lambda path: build(path, directory=setup.cwd, in_place=in_place))
-            return Request(plan, tuple(argv), _environment(env), Options(), setup)
+            return Request(plan, tuple(argv.split(b"\0")[:-1]), _environment(env), Options(), setup)
 
         if preexec_fn is None and not setup.changes_identity:
             launched = _find(name, directories, launch)

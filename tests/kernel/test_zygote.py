@@ -77,6 +77,24 @@ def test_there_is_one() -> None:
     assert b"[anon:reflective" not in printed(lambda: reflective.spawn("/bin/cat", ["cat", "/proc/self/maps"]))
 
 
+def test_addresses_are_drawn_for_each_start() -> None:
+    """Executable, heap, libraries, vdso and stack: nothing is where it was, and nothing depends on the caller."""
+    starts = [printed(lambda: reflective.spawn("/bin/cat", ["cat", "/proc/self/maps"])).decode() for _ in range(6)]
+    for name in ("/cat", "[heap]", "/libc.so.6", "[vdso]", "[stack]"):
+        places = [next(line.partition("-")[0] for line in text.splitlines() if line.endswith(name)) for text in starts]
+        assert len(set(places)) == len(places), name
+
+
+def test_program_becomes_a_fifo(tmp_path: Path) -> None:
+    """Opening it would wait for a writer."""
+    program = exit_program(3).write(tmp_path / "program")
+    assert status_of(reflective.spawn(program, ["x"])) == 3
+    program.unlink()
+    os.mkfifo(program, 0o755)
+    with pytest.raises(PermissionError, match="not a regular file"):
+        reflective.spawn(program, ["x"])
+
+
 def test_popen_has_one() -> None:
     code = "import os; print(open('/proc/self/stat').read().rpartition(')')[2].split()[6])"
     done = reflective.run([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd="/", start_new_session=True, umask=0o27)
@@ -371,7 +389,7 @@ def test_unprivileged(tmp_path: Path) -> None:
     def act() -> None:
         os.setresuid(65534, 65534, 65534)
         assert has_zygote(reflective.spawn)
-        started = zygote.start("/bin/true", [b"true"], None, 0)
+        started = zygote.start("/bin/true", b"true\0", 1, None, 0)
         assert started is not None
         assert [item.what for item in started[1]] == ["exe"]
         assert status_of(started[0]) == 0

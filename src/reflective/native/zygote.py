@@ -37,18 +37,18 @@ SIGACTION_SIZE = 8
 KEPT = 128  # recipes
 RANDOM = Struct("<16s4Q")
 STACK_PAGES = (1 << STACK_RND_BITS) - 1
-BINFMT_MISC, BINFMT_MAGIC = b"/proc/sys/fs/binfmt_misc", 0x42494E4D
 
 
 class Recipe:
     """What all starts of a plan have in common, as the C core takes it."""
 
-    def __init__(self, plan: LoadPlan, known: System) -> None:
+    def __init__(self, plan: LoadPlan, known: System, by_path: bool) -> None:
         image, interpreter = plan.executable, plan.interpreter
-        self.plan = plan
+        self.plan, self.by_path = plan, by_path
         self.ids = os.getuid(), os.geteuid(), os.getgid(), os.getegid()
         self.capabilities = held()[0]
         self.set_exe = may_set_exe()
+        self.ready = not plan.prefix  # the arguments are passed on as they are
         self.degraded = tuple(Degradation("privilege", note) for note in plan.notes)
         if not self.set_exe:
             why = "/proc/PID/exe is the loader's: setting it needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
@@ -60,6 +60,11 @@ class Recipe:
         self.brk = page_up(ELF_ET_DYN_BASE) if self.moved else end + PAGE
         self.least, self.pages, self.brk_pages = known.min_address, (1 << known.rnd_bits) - 1, known.brk_range >> 12
         self.struct = self._structure(known)
+
+    def words(self, argv: bytes, argc: int) -> tuple[bytes, int]:
+        """The arguments as the program gets them, and how many."""
+        changed = self.plan.argv(argv.split(b"\0")[:-1] if argc else [])
+        return b"".join([word + b"\0" for word in changed]), len(changed)
 
     def draw(self) -> tuple[bytes, int, int, int, int]:
         """The 16 random bytes, and where executable, heap and stack go in one start: as plan/layout.py has it."""
@@ -102,7 +107,7 @@ class Recipe:
         struct = ffi.new("struct refl_recipe *", {
             "start": start, "path": path, "paths": [*files, *[ffi.NULL] * (3 - len(files))], "identities": places,
             "late": sum(1 << encode.INDEX[name] for name in late), "vdso_image": known.vdso[-1][1] - image,
-            "ids": self.ids, "capabilities": self.capabilities,
+            "ids": self.ids, "capabilities": self.capabilities, "by_path": self.by_path,
         })  # fmt: skip
         self.alive = [parts, packed, auxv, extra, platform, path, start, files]
         return struct
@@ -185,28 +190,23 @@ def _recipe(program: str | LoadPlan) -> Recipe | None:
     key = program if isinstance(program, str) else id(program)
     known = _recipes.get(key)
     if known is None:
-        made = _make(build(program) if isinstance(program, str) else program)
+        made = _make(build(program), True) if isinstance(program, str) else _make(program, False)
         if len(_recipes) >= KEPT:
             _recipes.clear()
         known = _recipes[key] = program, made  # the plan must live as long as its id is here
     return known[1]
 
 
-def _make(plan: LoadPlan) -> Recipe | None:
+def _make(plan: LoadPlan, by_path: bool) -> Recipe | None:
     known, prefix = system(), plan.prefix
     direct = not prefix or (prefix[0], prefix[-1]) == (os.fsencode(plan.executable.path), os.fsencode(plan.path))
     keeps_capabilities = os.getuid() == os.geteuid() == 0 or not held()[0]
     if plan.binary or not direct or not keeps_capabilities or not _suits(plan, known):
         return None
     try:
-        return Recipe(plan, known)
+        return Recipe(plan, known, by_path)
     except OSError:
         return None
-
-
-def _handlers() -> bool:
-    """True if binfmt_misc has handlers, which may have come since the recipe was made."""
-    return lib.refl_file_system(BINFMT_MISC) == BINFMT_MAGIC and len(os.listdir(BINFMT_MISC)) > 2
 
 
 def _wishes(setup: Setup) -> tuple[Any, list[object]]:
@@ -229,32 +229,28 @@ def _wishes(setup: Setup) -> tuple[Any, list[object]]:
 
 
 def start(
-    program: str | LoadPlan, argv: list[bytes], env: bytes | None, envc: int, setup: Setup | None = None
+    program: str | LoadPlan, argv: bytes, argc: int, env: bytes | None, envc: int, setup: Setup | None = None
 ) -> tuple[int, tuple[Degradation, ...]] | None:
     """Starts a program, by path or by plan, and returns its pid and what is not as after execve.
 
-    `env` are `envc` NAME=VALUE strings, each with its NUL, None for C's environ; `setup` None is the default. None if this is
-    not for a zygote, or did not work: nothing has happened then. Raises LoadError for what can't be planned.
+    `argv` are `argc` arguments, `env` `envc` NAME=VALUE strings (None: C's environ), each with its NUL; `setup` None is the
+    default. None if this is not for a zygote, or did not work: nothing has happened then. Raises LoadError for what can't be
+    planned.
     """
     if setup is not None and (setup.traced or setup.changes_identity):
         return None
-    if isinstance(program, str) and _handlers():
-        return None
     wishes, alive = (ffi.NULL, None) if setup is None else _wishes(setup)
-    recipe = _recipe(program)
-    if recipe is None:
-        return None
-    result = _launch(recipe, argv, env, envc, wishes)
-    if result == -ESTALE:
-        _recipes.pop(program if isinstance(program, str) else id(program), None)
+    for _ in range(2):
         recipe = _recipe(program)
-        result = _launch(recipe, argv, env, envc, wishes) if recipe else result
+        if recipe is None:
+            return None
+        words, count = (argv, argc) if recipe.ready and argc else recipe.words(argv, argc)
+        given = (ffi.NULL, 0, 0) if env is None else (env, len(env), envc)
+        result = lib.refl_launch(recipe.struct, words, len(words), count, *given, *recipe.draw(), wishes)
+        if result > 0:
+            return result, recipe.degraded
+        if result != -ESTALE:
+            break
+        _recipes.pop(program if isinstance(program, str) else id(program), None)
     del alive
-    return (result, recipe.degraded) if recipe and result > 0 else None
-
-
-def _launch(recipe: Recipe, argv: list[bytes], env: bytes | None, envc: int, wishes: Any) -> int:
-    words = recipe.plan.argv(argv) if recipe.plan.prefix or not argv else argv
-    joined = b"\0".join(words) + b"\0"
-    given = (ffi.NULL, 0, 0) if env is None else (env, len(env), envc)
-    return int(lib.refl_launch(recipe.struct, joined, len(joined), len(words), *given, *recipe.draw(), wishes))
+    return None

@@ -278,10 +278,12 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     entered = interpreter or executable
     if not segments.entry_depends(entered, TASK_END):
         segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
-    taken = segments.placed(executable, beside)
+    taken, swept = segments.placed(executable, beside), (0, 0)
     if interpreter:
-        taken += [*segments.placed(interpreter, bias), segments.sweep(interpreter)]
-    segments.check_rest(taken, space, executable.path)
+        swept = segments.sweep(interpreter)
+        taken = [part for start, end in taken for part in ((start, min(end, swept[0])), (max(start, swept[1]), end))]
+        taken = [(start, end) for start, end in taken if start < end] + segments.placed(interpreter, bias)
+    segments.check_rest(taken, swept, space, executable.path)
 
 
 def _addresses_fixed() -> bool:

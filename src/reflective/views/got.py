@@ -68,6 +68,11 @@ def matches(event: Event, symbols: Sequence[str], objects: Sequence[str], hows: 
     return not symbols or symbol is None or _any(symbols, symbol, f"{symbol}@{getattr(event, 'version', '')}")
 
 
+def hijacks(events: Iterable[Event]) -> int:
+    """How many of them are alarms."""
+    return sum(isinstance(event, Write) for event in events)
+
+
 def _any(patterns: Sequence[str], *texts: str) -> bool:
     return any(fnmatchcase(text, pattern) for text in texts for pattern in patterns)
 
@@ -192,6 +197,8 @@ class Lines:
         text += f" {self._paint(target, RESOLVED)}"
         if event.caller is not None:
             text += f"  from {place(event.caller_object, event.caller_symbol, event.caller_offset)}"
+        if event.caller_line:
+            text += f" ({_name(event.caller_line)})"
         return text
 
 

@@ -132,19 +132,20 @@ class Process:
         self.objects: list[Object] = []
         self.points: dict[int, str] = {}
         self.maps: dict[int, Object] = {}  # by link_map
-        self.started = self.now = False
+        self.started = self.now = self.inherited = self.attaching = False
         self.main = ""
         self.base = self.entry = self.debug = 0
         self.tables = Tables()
         self.space: tuple[maps.Mapping, ...] = ()
         self._memory: Memory | None = None
         self._starts: list[int] = []
+        self._callers: dict[int, tuple[str, str, int]] = {}
         self._places: dict[tuple[int, int], tuple[int, ...]] = {}  # where each file was mapped, by device and inode
 
     def copy(self, pid: int) -> Process:
         """The child of a fork."""
         other = object.__new__(Process)
-        other.__dict__.update(self.__dict__, pid=pid, _memory=None, points=dict(self.points))
+        other.__dict__.update(self.__dict__, pid=pid, _memory=None, points=dict(self.points), inherited=True)
         other.objects = [one.copy() for one in self.objects]
         twins = dict(zip(map(id, self.objects), other.objects, strict=True))
         other.maps = {link_map: twins[id(one)] for link_map, one in self.maps.items() if id(one) in twins}
@@ -155,7 +156,8 @@ class Process:
         home = self.home(self.base) if self.base else None
         main = self.home(self.entry)
         interpreter = (main.slots.interpreter if main and main.slots else None) or ""
-        return Linking(home.path if home else "", "musl" in interpreter or bool(home and "musl" in home.path), self.now)
+        musl = "musl" in interpreter or bool(home and "musl" in home.path)
+        return Linking(home.path if home else "", musl, self.now, attached=self.attaching)
 
     @property
     def memory(self) -> Memory:
@@ -179,7 +181,7 @@ class Process:
 
     def scan(self) -> tuple[list[Object], list[Object]]:
         """Objects that have come, and that have gone, since the last time. Raises SessionError."""
-        self.space = maps.read(self.pid)
+        self.space, self._callers = maps.read(self.pid), {}
         firsts: dict[tuple[int, int], list[maps.Mapping]] = {}
         for mapping in self.space:
             if mapping.file and mapping.path.startswith("/"):
@@ -193,7 +195,8 @@ class Process:
         new = [Object(one) for one in loaded.read(self.pid, fresh) if (one.path, one.bias) not in there] if fresh else []
         for one in new:
             self.tables.add(one.there)
-        self.objects = sorted([*(one for one in self.objects if one not in gone), *new], key=lambda one: one.start)
+        known = [one for one in new if one.slots is not None]
+        self.objects = sorted([*(one for one in self.objects if one not in gone), *known], key=lambda one: one.start)
         self._starts = [one.start for one in self.objects]
         return new, gone
 
@@ -243,11 +246,24 @@ class Process:
         found = table.at(offset) if table else None
         return (one.path, found.name, offset - found.value) if found else (one.path, "", offset)
 
+    def caller(self, address: int) -> tuple[str, str, int]:
+        """The same for a return address, of which few come up again and again."""
+        if address not in self._callers:
+            self._callers[address] = self.target(address)
+        return self._callers[address]
+
     def _elsewhere(self, address: int) -> tuple[str, str, int]:
         mapping = maps.at(self.space, address)
         if mapping is None:
             return "", "", address
         return mapping.path or "[anonymous]", "", address - mapping.start
+
+    def executable_path(self) -> str:
+        """What /proc calls the program, whatever it is."""
+        try:
+            return os.readlink(f"/proc/{self.pid}/exe")
+        except OSError:
+            return ""
 
     def executable(self, address: int) -> bool:
         """True if there is code."""

@@ -20,6 +20,7 @@ class Linking(Value):
     musl: bool
     now: bool
     unbound: int | None = None
+    attached: bool = False  # it has been running for a while
 
 
 def lazy(slots: Slots, how: Linking) -> int:
@@ -64,6 +65,8 @@ def binding(slots: Slots, how: Linking) -> tuple[str, str]:
         return NOW, f"linked with -z now: all {plt} PLT slots are bound when the object is loaded{kept}"
     if plt and how.now:
         return NOW, f"LD_BIND_NOW is set: all {plt} PLT slots are bound when the object is loaded{kept}"
+    if plt and how.attached:
+        return LAZY, f"{plt} PLT slots, {how.unbound} of them not bound by now{kept}"
     if plt and how.unbound == 0:
         return NOW, f"loaded with RTLD_NOW: all {plt} PLT slots were bound at once{kept}"
     if plt:

@@ -30,6 +30,7 @@ READ_WRITE = bits("RWF_HIPRI RWF_DSYNC RWF_SYNC RWF_NOWAIT RWF_APPEND")
 SYNC_RANGE = bits("SYNC_FILE_RANGE_WAIT_BEFORE SYNC_FILE_RANGE_WRITE SYNC_FILE_RANGE_WAIT_AFTER")
 ALLOCATE = bits("KEEP_SIZE PUNCH_HOLE NO_HIDE_STALE COLLAPSE_RANGE ZERO_RANGE INSERT_RANGE UNSHARE_RANGE", "FALLOC_FL_")
 RESOLVE = bits("RESOLVE_NO_XDEV RESOLVE_NO_MAGICLINKS RESOLVE_NO_SYMLINKS RESOLVE_BENEATH RESOLVE_IN_ROOT RESOLVE_CACHED")
+_GIVEN = sent(3)
 DEVICES = (0o020000, 0o060000)
 
 
@@ -51,6 +52,13 @@ def _attribute(call: Call, arg: int) -> str:
         return RECEIVED.render(call, arg) or ""
     whole_value = len(data) == call.ret
     return quoted(data.removesuffix(b"\0") if whole_value else data, call.limit, call.ret > call.limit)
+
+
+def _given_attribute(call: Call, arg: int) -> str:
+    data, size = call.bytes(arg, ON_ENTRY), call.args[3]
+    if data and len(data) == size:
+        return quoted(data.removesuffix(b"\0"), call.limit)
+    return _GIVEN.render(call, arg) or ""
 
 
 def _names(call: Call, arg: int) -> str:
@@ -94,7 +102,8 @@ SPLICE_FLAGS, ATTRIBUTE_FLAGS = (
 )
 POSITION = Kind(_offset, ((ON_ENTRY, BYTES, BY_ONE, 8), (ON_RETURN, BYTES, BY_ONE, 8)), grows=True)
 REMOTE = Kind(_remote, ((ON_ENTRY, BYTES, 4, 16),))
-SET, GOT = (STR, sent(3), LU, ATTRIBUTE_FLAGS), (STR, Kind(_attribute, RECEIVED.copies, True), LU)
+SET = (STR, Kind(_given_attribute, _GIVEN.copies), LU, ATTRIBUTE_FLAGS)
+GOT = (STR, Kind(_attribute, RECEIVED.copies, True), LU)
 LIST = (Kind(_names, RECEIVED.copies, True), LU)
 HIDDEN = Kind(lambda call, arg: None)  # the high half of an offset, for 32-bit programs
 VECTOR_FLAGS = named_flags(READ_WRITE, "RWF_???")
