@@ -8,6 +8,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .errors import LoadError, ReflectiveError
+    from .patch import patch_subprocess
     from .plan.build import build as plan
     from .process import (
         DEVNULL,
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
         CalledProcessError,
         CompletedProcess,
         Popen,
+        SubprocessError,
         TimeoutExpired,
         call,
         check_call,
         check_output,
+        getoutput,
+        getstatusoutput,
         run,
         spawn,
     )
@@ -33,10 +37,14 @@ __all__ = [
     "LoadError",
     "Popen",
     "ReflectiveError",
+    "SubprocessError",
     "TimeoutExpired",
     "call",
     "check_call",
     "check_output",
+    "getoutput",
+    "getstatusoutput",
+    "patch_subprocess",
     "plan",
     "run",
     "spawn",
@@ -47,6 +55,7 @@ _HOMES = {
     "plan": ("plan.build", "build"),
     "LoadError": ("errors", "LoadError"),
     "ReflectiveError": ("errors", "ReflectiveError"),
+    "patch_subprocess": ("patch", "patch_subprocess"),
 }
 
 

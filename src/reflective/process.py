@@ -24,12 +24,13 @@ from .plan.layout import Options
 from .plan.stack import encode
 
 __all__ = [
-    "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "CompletedProcess", "Popen", "TimeoutExpired", "call", "check_call",
-    "check_output", "run", "spawn",
+    "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "CompletedProcess", "Popen", "SubprocessError", "TimeoutExpired", "call",
+    "check_call", "check_output", "getoutput", "getstatusoutput", "run", "spawn",
 ]  # fmt: skip
 
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 ATTEMPTS = 64
+MOST_ID = 0xFFFFFFFF
 RESTORED = (signal.SIGPIPE.value, signal.SIGXFSZ.value)  # what Python ignores at its start and subprocess restores
 
 
@@ -117,6 +118,7 @@ class Popen(subprocess.Popen[Any]):
         words, program = _command(args, executable, shell)
         if any(fd < 0 for fd in pass_fds):
             raise ValueError("bad value(s) in fds_to_keep")
+        _check_ids(uid, gid, gids or ())
         sys.audit("subprocess.Popen", program, words, cwd, env)
         setup = Setup(
             close_fds=close_fds,
@@ -147,14 +149,15 @@ class Popen(subprocess.Popen[Any]):
         setup: Setup,
         preexec_fn: Callable[[], Any] | None,
     ) -> None:
-        envp = _environment(env)
+        envp = None if env is None else _environment(env)
         if setup.cwd is not None:
             encode(setup.cwd)  # a NUL in it is the same ValueError in every Python
             os.close(os.open(setup.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         name, argv, directories = os.fsdecode(program), tuple(encode(word) for word in words), os.get_exec_path(env)
 
         def request(setup: Setup, in_place: bool) -> Request:
-            return Request(_find(name, directories, setup.cwd, in_place), argv, envp, Options(), setup)
+            variables = environment() if envp is None else envp  # C's environ, which preexec_fn may have changed
+            return Request(_find(name, directories, setup.cwd, in_place), argv, variables, Options(), setup)
 
         if preexec_fn is None and not setup.changes_identity:
             started = _start(lambda: request(setup, False))
@@ -188,6 +191,15 @@ def _command(args: Any, executable: Any, shell: bool) -> tuple[list[Word], Word]
         words = [executable or "/bin/sh", "-c", *words]
         executable = executable or "/bin/sh"
     return words, words[0] if executable is None else executable
+
+
+def _check_ids(uid: int | None, gid: int | None, groups: Sequence[int]) -> None:
+    """Raises for what does not fit in 32 bits, as Modules/_posixsubprocess.c does."""
+    for name, number in (("uid", uid), ("gid", gid)):
+        if number is not None and number > MOST_ID:
+            raise OverflowError(f"{name} is greater than maximum")
+    if any(group > MOST_ID for group in groups):
+        raise ValueError("invalid group id")
 
 
 @contextlib.contextmanager
@@ -330,3 +342,17 @@ def check_output(*popenargs: Any, timeout: float | None = None, **kwargs: Any) -
         if key in kwargs:
             raise ValueError(f"{key} argument not allowed, it will be overridden.")
     return run(*popenargs, stdout=PIPE, timeout=timeout, check=True, **kwargs).stdout
+
+
+def getstatusoutput(cmd: Any, *, encoding: str | None = None, errors: str | None = None) -> tuple[int, Any]:
+    """subprocess.getstatusoutput: a shell command's status and what it printed, without the last newline."""
+    try:
+        output, status = check_output(cmd, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors), 0
+    except CalledProcessError as error:
+        output, status = error.output, error.returncode
+    return status, output.removesuffix("\n")
+
+
+def getoutput(cmd: Any, *, encoding: str | None = None, errors: str | None = None) -> Any:
+    """subprocess.getoutput: what a shell command printed, to stdout or stderr, without the last newline."""
+    return getstatusoutput(cmd, encoding=encoding, errors=errors)[1]
