@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from .. import __version__
-from . import got_options, trace_options
+from . import bench_options, got_options, trace_options
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -155,6 +155,7 @@ def build_parser() -> Parser:
     _add_stack(commands)
     _add_maps(commands)
     _add_conform(commands)
+    bench_options.add(commands)
     trace_options.add(commands)
     got_options.add(commands)
     return parser
@@ -241,7 +242,7 @@ def _add_conform(commands: Commands) -> None:
 
 
 # Subcommands with a module of that name, whose show() does it.
-SHOWN = ("addr", "aslr", "conform", "got-watch", "maps", "plan", "stack", "trace")
+SHOWN = ("addr", "aslr", "bench", "conform", "got-watch", "maps", "plan", "stack", "trace")
 
 
 def dispatch(words: list[str]) -> int:
