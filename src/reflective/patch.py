@@ -21,7 +21,7 @@ _originals: dict[str, Any] = {}
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-class patch_subprocess(contextlib.ContextDecorator):  # noqa: N801 - used as a function
+class patch_subprocess(contextlib.ContextDecorator):
     """Context manager and decorator: in it subprocess starts programs as reflective.Popen does, in all threads.
 
     What is reached: subprocess.Popen, its subclasses, and everything that uses them, as subprocess.run and its kin, os.popen

@@ -24,8 +24,8 @@ from .plan.layout import Options
 from .plan.stack import encode
 
 __all__ = [
-    "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "CompletedProcess", "Popen", "SubprocessError", "TimeoutExpired", "call",
-    "check_call", "check_output", "getoutput", "getstatusoutput", "run", "spawn",
+    "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "CompletedProcess", "Popen", "SubprocessError", "TimeoutExpired",
+    "call", "check_call", "check_output", "getoutput", "getstatusoutput", "run", "spawn",
 ]  # fmt: skip
 
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]

@@ -53,7 +53,16 @@ def execs(script: str, directory: Path) -> list[str]:
     (directory / "script.py").write_text(script)
     for log in directory.glob("log.*"):
         log.unlink()
-    command = ["strace", "-ff", "-qq", "-e", "trace=execve,execveat", "-o", directory / "log", sys.executable]
+    command: list[str | Path] = [
+        "strace",
+        "-ff",
+        "-qq",
+        "-e",
+        "trace=execve,execveat",
+        "-o",
+        directory / "log",
+        sys.executable,
+    ]
     subprocess.run([*command, directory / "script.py"], check=True, timeout=60, stdout=subprocess.DEVNULL)
     told = "".join(log.read_text() for log in directory.glob("log.*"))
     return sorted(Path(name).name[:6] for name in re.findall(r'exec\w+\([^"]*"([^"]*)".* = 0$', told, re.MULTILINE))
@@ -230,7 +239,7 @@ def test_asyncio(watcher: Any) -> None:
         with reflective.patch_subprocess():
             assert asyncio.run(act()) == native
     finally:
-        asyncio.set_child_watcher(None)
+        asyncio.set_child_watcher(None)  # type: ignore[arg-type]
     assert native[3:] == [0, -9, -15, list(range(8))]
 
 
@@ -260,7 +269,18 @@ def test_pip_builds_a_wheel(tmp_path: Path) -> None:
     project.mkdir()
     (project / "setup.py").write_text(SETUP)
     (project / "tiny.c").write_text(MODULE)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "--no-index", "-w", tmp_path]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-index",
+        "-w",
+        tmp_path,
+    ]
     subprocess.run([*command, project], env=patched_path(tmp_path), check=True, timeout=120)
     (wheel,) = tmp_path.glob("tiny-1.0-*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -282,7 +302,9 @@ def test_patched():
 def test_status(number):
     assert subprocess.run(["sh", "-c", f"exit {number}"]).returncode == number
 
-@pytest.mark.parametrize("words", [["echo", "x"], ["printf", "x\\\\n"], ["sh", "-c", "echo x"], [sys.executable, "-c", "print('x')"]])
+@pytest.mark.parametrize("words", [
+    ["echo", "x"], ["printf", "x\\\\n"], ["sh", "-c", "echo x"], [sys.executable, "-c", "print('x')"],
+])
 def test_output(words, capfd, tmp_path):
     assert subprocess.check_output(words, cwd=tmp_path, text=True) == "x\\n"
     subprocess.check_call(words)
@@ -315,7 +337,7 @@ def test_fails():
 def test_pytest_runs_a_suite(tmp_path: Path) -> None:
     """Twenty tests that start processes, and one that fails: as without the patch."""
     (tmp_path / "test_suite.py").write_text(SUITE)
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "pytest",
@@ -338,7 +360,8 @@ GIT = """
 import os, subprocess
 
 def git(*words, **keywords):
-    done = subprocess.run(["git", "-c", "user.name=N", "-c", "user.email=e@x", *words], capture_output=True, text=True, **keywords)
+    command = ["git", "-c", "user.name=N", "-c", "user.email=e@x", *words]
+    done = subprocess.run(command, capture_output=True, text=True, **keywords)
     print(words, done.returncode, done.stdout, done.stderr)
 git("init", "-q", "-b", "main", "one")
 open("one/file", "w").write("text\\n")

@@ -1,7 +1,7 @@
 """What a CPUID instruction costs here, and how many a program executes.
 
-In most virtual machines CPUID traps to the hypervisor and takes microseconds; ld.so executes dozens at every start. A start that
-does not run ld.so saves them, and looks better there than on bare metal.
+In most virtual machines CPUID traps to the hypervisor and takes microseconds; ld.so executes dozens at every start. A start
+that does not run ld.so saves them, and looks better there than on bare metal.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import ReflectiveError
 from ..observe.bench import Comparison, Throughput, compare
@@ -47,7 +48,7 @@ def command(name: str, directory: Path) -> tuple[str, ...]:
 
 
 def comparisons(program: str, words: Sequence[str], ways: Sequence[str], megabytes: int, runs: int) -> Iterator[Comparison]:
-    """Every way against the reference, from a process of that size; the reference itself comes once. Raises ReflectiveError."""
+    """Every way against the reference, from a process of that size; the reference comes once. Raises ReflectiveError."""
     told = False
     for run in RUNS:
         chosen = [way for way in run if way in ways]
@@ -95,7 +96,7 @@ def _worker(order: dict[str, object]) -> subprocess.Popen[str]:
     )
 
 
-def _answer(worker: subprocess.Popen[str]) -> dict[str, int]:
+def _answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
     try:
         output, errors = worker.communicate()
     except BaseException:
@@ -103,7 +104,7 @@ def _answer(worker: subprocess.Popen[str]) -> dict[str, int]:
         raise
     if worker.returncode or not output:
         raise ReflectiveError(f"no measurement: {(errors.strip().splitlines() or ['the worker ended early'])[-1]}")
-    found: dict[str, int] = json.loads(output)
+    found: dict[str, Any] = json.loads(output)
     return found
 
 

@@ -41,15 +41,15 @@ def missing(way: str) -> str:
 def start(way: str, words: Sequence[str], ends: contextlib.ExitStack) -> Start:
     """A function that starts the program so; what it needs lasts until `ends` is closed."""
     program, argv, env = words[0], list(words), dict(os.environ)
-    return {
-        "posix_spawn": lambda: lambda: os.posix_spawn(program, argv, env),
-        "vfork": lambda: _vfork(program, argv, env, ends),
-        "fork": lambda: lambda: _fork(program, argv, env),
-        "cold": lambda: lambda: reflective.spawn(program, argv, env),
-        "template": lambda: _template(program, argv, env, ends, 0),
-        "pool": lambda: _template(program, argv, env, ends, POOL),
-        "ulexecve": lambda: _ulexecve(argv, env),
-    }[way]()
+    if way == "vfork":
+        return _vfork(program, argv, env, ends)
+    if way in ("template", "pool"):
+        return _template(program, argv, env, ends, POOL if way == "pool" else 0)
+    if way == "ulexecve":
+        command = shutil.which(way) or way
+        return lambda: os.posix_spawn(command, [command, *argv], env)
+    act: Any = {"posix_spawn": os.posix_spawn, "cold": reflective.spawn, "fork": _fork}[way]
+    return lambda: act(program, argv, env)
 
 
 def _vfork(program: str, argv: list[str], env: Mapping[str, str], ends: contextlib.ExitStack) -> Start:
@@ -83,8 +83,3 @@ def _template(program: str, argv: list[str], env: Mapping[str, str], ends: conte
     make: Any = reflective.Template  # type: ignore[attr-defined,unused-ignore]
     template = ends.enter_context(make(program, pool=pool))
     return lambda: int(template.spawn(argv, env))
-
-
-def _ulexecve(argv: list[str], env: Mapping[str, str]) -> Start:
-    command = shutil.which("ulexecve") or "ulexecve"
-    return lambda: os.posix_spawn(command, [command, *argv], env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 EXAMPLES = """\
 examples:
@@ -20,7 +21,7 @@ WAYS = ("posix_spawn", "vfork", "fork", "cold", "template", "pool", "ulexecve") 
 PROGRAMS = ("true", "c++", "bash", "ls", "git", "perl", "cmake", "python")  # bench/measure.py
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Any) -> None:
     """Adds the subcommand."""
     bench = commands.add_parser(
         "bench",

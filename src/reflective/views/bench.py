@@ -34,7 +34,7 @@ def report(
     several = _table(("clients", "right"), ("program", "left"), ("way", "left"), ("starts/s", "right"), ("ratio", "right"))
     for rate in rates:
         several.add_row(str(rate.clients), rate.program, rate.way, f"{rate.per_second:.0f}", f"{rate.ratio:.2f}")
-    tail = [Text(""), several] if rates else []
+    tail: list[RenderableType] = [Text(""), several] if rates else []
     remarks = [Text(line, style="yellow") for line in said]
     return Group(rows, *tail, Text(f"\n{_cpuid(cpuid)}"), *remarks, Text(LEGEND, style="dim"))
 
@@ -63,7 +63,9 @@ def _cpuid(cpuid: Mapping[str, float | int | None]) -> str:
     if number is None:
         return text
     share = f"true executes {number} of them ({number * cost / 1e3:.0f} µs; {cpuid['instructions']} single steps counted them)"
-    return f"{text}; {share}, a clone of a template nearly none: where CPUID traps, as in a virtual machine, that flatters templates"
+    return (
+        f"{text}; {share}, a clone of a template nearly none: where it traps, as in a virtual machine, that flatters templates"
+    )
 
 
 def _table(*columns: tuple[str, str]) -> Table:
