@@ -26,7 +26,7 @@ def report(
     )
     last = None
     for one in found:
-        head = (one.program, f"{one.resident >> 20} MB")
+        head = (one.program, f"{one.megabytes} MB")
         fresh, last = head != last, head
         style = "dim" if one.way == "posix_spawn" else ""
         cells = (_cell(one.whole_us, ".0f"), f"{one.call_us.median:.0f}", _cell(one.ratio, ".2f"))
