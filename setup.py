@@ -7,6 +7,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 BLOB = Path("csrc/blob")
+ZYGOTE = Path("csrc/zygote")
+TEMPLATE = Path("csrc/template")
 BLOB_FLAGS = [
     "-std=gnu11", "-Os", "-g0", "-Wall", "-Wextra", "-Wconversion", "-Werror",
     "-ffreestanding", "-fPIC", "-fno-stack-protector", "-fno-jump-tables", "-fno-tree-loop-distribute-patterns",
@@ -22,27 +24,36 @@ class BuildCore(build_ext):
         if ext.name == "reflective.native._core":
             where = Path(self.build_temp).absolute() / "blob"
             where.mkdir(parents=True, exist_ok=True)
-            (where / "blob_bytes.h").write_text(blob_header(self.compiler.compiler_so[0], where))
+            compiler = self.compiler.compiler_so[0]
+            blob = [BLOB / name for name in ("executor.c", "state.c", "tail.S")]
+            zygote = [ZYGOTE / "zygote.c", *blob]
+            template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c", "../zygote/adopt.c")]
+            code = {
+                "blob": (blob, BLOB / "blob.ld"),
+                "zygote": (zygote, BLOB / "blob.ld"),
+                "template": (template, TEMPLATE / "template.ld"),
+            }
+            for name, (sources, script) in code.items():
+                (where / f"{name}_bytes.h").write_text(flat_header(compiler, where, name, sources, script))
             ext.include_dirs.append(str(where))
         super().build_extension(ext)
 
 
-def blob_header(compiler: str, where: Path) -> str:
-    """The blob's code as a C array. Its linker script refuses data, relocations and a GOT; -no-pie those of a loader."""
-    linked, flat = str(where / "blob.elf"), where / "blob.bin"
-    sources = [str(BLOB / name) for name in ("executor.c", "state.c", "tail.S")]
+def flat_header(compiler: str, where: Path, name: str, sources: list[Path], script: Path) -> str:
+    """Freestanding code as a C array. Its linker script refuses data, relocations and a GOT; -no-pie those of a loader."""
+    linked, flat = str(where / f"{name}.elf"), where / f"{name}.bin"
     linking = [
         "-nostdlib",
         "-static",
         "-no-pie",
         "-Wl,--build-id=none",
         "-Wl,--orphan-handling=error",
-        f"-Wl,-T,{BLOB}/blob.ld",
+        f"-Wl,-T,{script}",
     ]
-    subprocess.run([compiler, *BLOB_FLAGS, *sources, *linking, "-o", linked], check=True)
+    subprocess.run([compiler, *BLOB_FLAGS, *map(str, sources), *linking, "-o", linked], check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", linked, str(flat)], check=True)
     code = ", ".join(map(str, flat.read_bytes()))
-    return f"#include <stdint.h>\nstatic const uint8_t blob_bytes[] = {{{code}}};\n"
+    return f"#include <stdint.h>\nstatic const uint8_t {name}_bytes[] = {{{code}}};\n"
 
 
 setup(

@@ -5,9 +5,12 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-SOURCES = sorted(str(path) for folder in ("host", "tracer", "got") for path in Path("csrc", folder).glob("*.c"))
+FREESTANDING = {"blob", "template", "adopt.c", "zygote.c"}  # compiled by setup.py, into headers
+SOURCES = sorted(str(path) for path in Path("csrc").rglob("*.c") if not FREESTANDING & {*path.parts})
 # Without these an edited header, or blob, would ship the old binary silently.
-DEPENDS = sorted(str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or "blob" in path.parts)
+DEPENDS = sorted(
+    str(path) for path in Path("csrc").rglob("*") if path.suffix in (".h", ".S", ".ld") or FREESTANDING & {*path.parts}
+)
 
 ffi = FFI()
 ffi.cdef((HERE / "core.cdef.h").read_text())

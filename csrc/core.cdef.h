@@ -15,16 +15,16 @@ struct refl_start {
     const char *random;      /* the 16 bytes behind AT_RANDOM */
     const char *platform;    /* the string behind AT_PLATFORM */
     uint64_t platform_size;  /* with its NUL; 0: there is none */
-    uint64_t shuffle;        /* below 8192: how far the tables lie below the strings (arch_align_stack) */
-    uint64_t stack_limit;    /* RLIMIT_STACK */
-    uint64_t image[4];       /* start_code, end_code, start_data, end_data; less the executable's load bias */
-    uint64_t entry;          /* where the program starts, less parameter entry_param */
+    uint64_t shuffle; /* how far the tables lie below the strings: 0 to 8191 (arch_align_stack); in a template up to 32768 */
+    uint64_t stack_limit; /* RLIMIT_STACK */
+    uint64_t image[4]; /* start_code, end_code, start_data, end_data; less the executable's load bias */
+    uint64_t entry; /* where the program starts, less parameter entry_param */
     uint64_t entry_param;
-    uint64_t gadget;         /* the vdso's last system call, less PARAM_VDSO_NEW; 0: none, one page stays */
-    uint64_t set_exe;        /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
-    uint64_t own_mask;       /* 1: the program's signal mask is sigmask, not this thread's */
+    uint64_t gadget; /* the vdso's last system call, less PARAM_VDSO_NEW; 0: none, one page stays */
+    uint64_t set_exe; /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
+    uint64_t own_mask; /* 1: the program's signal mask is sigmask, not this thread's */
     uint64_t sigmask;
-    uint64_t params[29];     /* enum refl_parameter; the caller gives those before PARAM_DATA */
+    uint64_t params[29]; /* enum refl_parameter; the caller gives those before PARAM_DATA */
 };
 
 /* Counts and sizes that encode.py depends on: parameters, kinds, sizeof op, aux, report. */
@@ -35,6 +35,35 @@ int64_t refl_spawn(struct refl_start *start);
 
 /* This process becomes the program. -errno if that could not even begin. */
 int64_t refl_replace(struct refl_start *start);
+
+/* What all starts of a program by way of a zygote have in common (csrc/zygote). */
+struct refl_recipe {
+    const struct refl_start *start; /* but for strings and stack; what is late, as if the zygote's mmap base were 0 */
+    const char *path;               /* AT_EXECFN */
+    const char *paths[3];           /* executable, interpreter, script; NULL: there is none */
+    uint64_t identities[3][4];      /* device, inode, size, time of modification in ns */
+    uint64_t late;                  /* bit: parameter that the mmap base is added to */
+    uint64_t vdso_image;            /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
+    uint64_t ids[4];                /* real and effective user, real and effective group that it was made for */
+    uint64_t capabilities;          /* and the effective capabilities */
+    uint64_t by_path;               /* 1: for a path, which by now might be for a handler of binfmt_misc */
+};
+
+/* What is done in the child first. */
+struct refl_wishes {
+    const uint8_t *before; /* operations whose addresses may be relative to data */
+    uint64_t before_count;
+    const char *data;
+    uint64_t close_fds; /* 1: all descriptors above 2 but those to keep */
+    const int32_t *keep;
+    uint64_t keep_count;
+};
+
+/* A child that is the program, at a cost that does not grow with this process: its pid, or -errno, and then nothing has happened
+ * that could not be tried again by refl_spawn. -ESTALE: the recipe must be made anew. `env` NULL: C's environ. */
+int64_t refl_launch(const struct refl_recipe *recipe, const char *argv, uint64_t argv_size, uint64_t argc, const char *env,
+                    uint64_t env_size, uint64_t envc, const char *random, uint64_t exe, uint64_t brk, uint64_t stack_top,
+                    uint64_t shuffle, const struct refl_wishes *wishes);
 
 /* 1 if the kernel refuses to change [start, end): sealed system mappings. */
 int refl_sealed(uint64_t start, uint64_t end);
@@ -154,5 +183,84 @@ int32_t refl_got_answer(void *got, const struct refl_got_change *changes, uint64
 int64_t refl_tracefs(void);
 
 /* perf_event_open for a tracepoint in a task and its children, on one CPU; -errno. Records go to the ring of the event `into`,
- * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. */
-int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into);
+ * or (-1) to one of its own, which also gets mappings, execs and forks; `wakeup` bytes there make it readable. `distinct`: each
+ * task's events stay its own, and samples have a count (perf.c says why); EINVAL on kernels that can't. */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into, uint8_t distinct);
+
+/* A template (csrc/template): its code, of the size returned; out may be NULL. */
+uint64_t refl_template_code(uint8_t *out);
+
+/* What a template has of its maker, and what that is read from (csrc/zygote/state.h): opaque here. 0 or -errno: it can't be told. */
+struct refl_birth;
+struct refl_kept;
+uint64_t refl_birth_size(void);
+uint64_t refl_kept_size(void);
+
+/* Opens what the calling thread's state is read from, and closes it again. 0 or -errno. */
+int refl_keep(struct refl_kept *kept);
+void refl_drop(struct refl_kept *kept);
+int refl_birth(struct refl_birth *birth);
+void refl_template_born(uint8_t *shared, const struct refl_birth *born);
+
+/* One start from a template. */
+struct refl_clone {
+    uint8_t *shared; /* its shared memory, as this process has it */
+    uint64_t slot;
+    int32_t sock; /* the template's, or the waiting clone's */
+    const char *strings; /* argc arguments and envc environment strings, each with its NUL */
+    uint64_t strings_size;
+    uint64_t argc;
+    uint64_t envc;
+    uint64_t strings_low; /* strings may reach down to here */
+    const uint8_t *mm; /* struct prctl_mm_map of the template; heap, stack and strings are filled in */
+    uint64_t brk_low; /* the heap starts on one of brk_pages pages from here on; 0: where the template has it */
+    uint64_t brk_pages;
+    uint32_t inherit; /* 1: all descriptors that are not close-on-exec, else these: */
+    const int32_t *fds; /* fd_count descriptors of this process, and the numbers they shall have, ascending; 47 at most */
+    const int32_t *targets;
+    uint64_t fd_count;
+    int32_t directory; /* to start in; -1: where this process is */
+    uint64_t to_default; /* bit signal - 1: ignored signals that shall not be, others that shall */
+    uint64_t to_ignore;
+    int32_t umask; /* -1: this process's */
+    uint32_t new_session;
+    const struct refl_kept *kept; /* where the state is read from, if the thread is that of refl_keep; or NULL */
+    const struct refl_birth *born; /* what must be the same now */
+    const char *paths; /* files that must be the same, as in refl_stamps, and what they were */
+    uint64_t paths_size;
+    const uint64_t *stamps;
+};
+
+/* What waiting clones do ahead: pages (addresses) that they make their own, the first 1000 count, and ranges (start, size) of
+ * files' pages that they map, the first 64. */
+void refl_template_ahead(uint8_t *shared, const uint64_t *pages, uint64_t count, const uint64_t *ranges, uint64_t range_count);
+
+/* This process's descriptors that are not close-on-exec, ascending: how many, or -errno: -EMFILE, more than most. */
+int refl_inheritable(int32_t *fds, uint32_t most);
+
+/* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
+int64_t refl_template_answer(int32_t sock);
+
+/* Begins a start, for which descriptors and directory must be known: the clone is made while the rest is found out. 0 or -errno:
+ * -EPIPE, the template is gone. After 0 one of the next two must follow. */
+int refl_template_begin(const struct refl_clone *clone);
+
+/* The clone's pid: it becomes the program. Or -errno, and then there is none any more: -E2BIG, arguments and environment do not
+ * fit; -EPIPE, as above; -ESTALE, the template is not what this process would start now. */
+int64_t refl_template_finish(const struct refl_clone *clone);
+void refl_template_cancel(const struct refl_clone *clone);
+
+/* The same for a clone that waits, at once. With -EPIPE it is gone; with -ESTALE there is none any more; else it waits on. */
+int64_t refl_template_go(const struct refl_clone *clone);
+
+/* Asks for a clone that waits. Its pid will be the next answer. Our end of its socket, or -errno. */
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock);
+
+/* The pid of the clone that was last made for a slot, whether or not the template lived to tell; 0: none. */
+int refl_template_pid(uint8_t *shared, uint64_t slot);
+
+/* 1 as long as a clone may still read the slot. */
+int refl_template_busy(uint8_t *shared, uint64_t slot);
+
+/* What stat says of each path (NUL-terminated strings of `size` bytes in all): 6 numbers, all 0 if it fails. How many paths. */
+uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out);

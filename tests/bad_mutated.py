@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bad_interpreters import INTERP, OTHER_BASE
 from bad_segments import data, moved, with_data
-from elfwriter import ET_DYN, ET_EXEC, PAGE, PT_LOAD, RX, TASK_SIZE, TEXT_BASE, ElfFile, R, Segment, exit_program
+from elfwriter import ET_DYN, ET_EXEC, PAGE, PT_LOAD, RWX, RX, TASK_SIZE, TEXT_BASE, ElfFile, R, Segment, exit_program
 
 MIB, GIB = 1 << 20, 1 << 30
 LOW = 3 << 39  # 1.5 TiB: up to the end of user space there is less than below any mmap base, but not by much
@@ -27,6 +27,9 @@ ALONE: dict[str, ElfFile] = {
     "p_vaddr -4096 after one at 127 TiB, ET_DYN": moved(0x7EFF_FFFF_F000, type=ET_DYN).with_segments(data(vaddr=-PAGE)),
     "p_filesz rounds to nothing, p_memsz is one more": with_data(
         data(vaddr=0xFFFF_FFFF_FFFF_CBAA, filesz=0xFFFF_FFFF_FFFF_F122, memsz=0xFFFF_FFFF_FFFF_F123)
+    ),
+    "p_filesz rounds to nothing, with bss": exit_program().with_segments(
+        Segment(PT_LOAD, RWX, PAGE, 0x7EFF_FFFF_F008, filesz=-PAGE, memsz=1 - PAGE), first=True
     ),
     "over all of user space": exit_program().with_segments(Segment(PT_LOAD, R, PAGE, PAGE, filesz=TASK_SIZE - PAGE)),
     "2 MiB of a file that begins behind its first page, ET_DYN": exit_program(type=ET_DYN, base=4 * MIB).with_segments(

@@ -18,7 +18,7 @@ Key = tuple[str, str, str]  # object, target object, symbol
 def compiled(source: str, target: Path, *flags: str, compiler: str = "gcc") -> Path:
     """A program or library from C source text."""
     needs(compiler, {"musl-gcc": "musl-tools"}.get(compiler, "gcc"))
-    command = [compiler, "-xc", "-O1", "-w", "-", "-o", str(target), *flags]
+    command = [compiler, "-xc", "-w", "-", "-o", str(target), *flags]
     subprocess.run(command, input=source, text=True, check=True, timeout=120)
     return target
 

@@ -2,7 +2,7 @@
  * Leaving: every task is stopped first, then every breakpoint taken out of every memory, then all are let go.
  *
  * A task that waits for its vfork child does not stop before the child has become another program, and need not: it shares the
- * child's memory, which is restored already, and is let go when it stops.
+ * child's memory, which is restored already, and is let go when it stops. Nor does one that is past the stop at its end.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -43,7 +43,7 @@ void got_leave_if_all_held(struct session *session)
 {
     for (int i = 0; i < TASK_BUCKETS; i++)
         for (struct task *task = session->tasks[i]; task; task = task->next)
-            if (!task->watch->held && !task->watch->in_vfork)
+            if (!task->watch->held && !task->watch->in_vfork && !task->watch->exiting)
                 return;
     for (int i = 0; i < TASK_BUCKETS; i++)
         for (struct task *task = session->tasks[i]; task; task = task->next)

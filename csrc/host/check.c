@@ -84,6 +84,7 @@ int check_op(const struct refl_op *op, const uint64_t *params, uint64_t data_siz
 {
     const uint64_t *a = op->arg;
     struct range image = {params[PARAM_IMAGE], params[PARAM_IMAGE] + params[PARAM_IMAGE_SIZE]};
+    struct range bytes = {params[PARAM_DATA], params[PARAM_DATA] + data_size};
     if (op->flags & ~(OP_EXACT | OP_EXACT_4 | OP_MAY_FAIL | OP_IF_ARG0))
         return -EINVAL;
     int error = data(op, params, data_size);
@@ -99,7 +100,9 @@ int check_op(const struct refl_op *op, const uint64_t *params, uint64_t data_siz
     case OP_ZERO:
         return target(params, a[0], a[1]);
     case OP_COPY:
-        return inside(a[1], a[2], image) ? target(params, a[0], a[2]) : -EINVAL;
+        if (!inside(a[1], a[2], image) && !inside(a[1], a[2], bytes))
+            return -EINVAL;
+        return target(params, a[0], a[2]);
     default:
         return 0;
     }

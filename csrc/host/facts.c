@@ -30,8 +30,14 @@ void refl_abi(uint64_t out[5])
  */
 void rseq_registered(uint64_t *area, uint64_t *size)
 {
-    const ptrdiff_t *offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
-    const unsigned *registered = dlsym(RTLD_DEFAULT, "__rseq_size");
+    static int known; /* looked for once: that takes longer than all the rest of a start's preparation */
+    static const ptrdiff_t *offset;
+    static const unsigned *registered;
+    if (!__atomic_load_n(&known, __ATOMIC_ACQUIRE)) {
+        offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
+        registered = dlsym(RTLD_DEFAULT, "__rseq_size");
+        __atomic_store_n(&known, 1, __ATOMIC_RELEASE);
+    }
     uint64_t feature = getauxval(27 /* AT_RSEQ_FEATURE_SIZE */), align = getauxval(28 /* AT_RSEQ_ALIGN */);
     *area = *size = 0;
     if (!offset || !registered || *registered == 0)

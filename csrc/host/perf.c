@@ -30,15 +30,22 @@ int64_t refl_tracefs(void)
     return mount < 0 ? -error : mount;
 }
 
-/* Samples are TID, TIME, RAW; what else is recorded has the first two at its end. */
-int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into)
+/*
+ * Samples are TID, TIME, READ (if `distinct`), RAW; what else is recorded has the first two at its end.
+ *
+ * When two tasks with inherited events take turns, perf swaps their contexts rather than switch events. Each event then counts
+ * for a task that it does not belong to; when that one ends, its event goes, and the probes are found to be nobody's and are
+ * taken out of the memory of the one that lives. Contexts with READ are never swapped (Linux 6.13, kernel/events/core.c:
+ * perf_event_context_sched_out, nr_no_switch_fast); before, the combination is EINVAL.
+ */
+int64_t refl_perf_open(uint64_t tracepoint, int32_t pid, int32_t cpu, uint32_t wakeup, int32_t into, uint8_t distinct)
 {
     struct perf_event_attr attr = {
         .type = PERF_TYPE_TRACEPOINT,
         .size = sizeof attr,
         .config = tracepoint,
         .sample_period = 1,
-        .sample_type = PERF_SAMPLE_TID | PERF_SAMPLE_TIME | PERF_SAMPLE_RAW,
+        .sample_type = PERF_SAMPLE_TID | PERF_SAMPLE_TIME | PERF_SAMPLE_RAW | (distinct ? PERF_SAMPLE_READ : 0),
         .inherit = 1,
         .sample_id_all = 1,
         .watermark = 1,

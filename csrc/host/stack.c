@@ -19,6 +19,7 @@ enum {
     MARGIN = 8,
     STACK_EXPAND = 131072 /* fs/exec.c: setup_arg_pages */,
     TOP_LEAST = 1 << 20,
+    SHUFFLE_MOST = 32768, /* execve: 8191; a template leaves room for strings to come */
     AUX_MOST = 256,
     PLATFORM_MOST = 64
 };
@@ -45,7 +46,7 @@ static uint64_t lowest(const struct refl_start *start, const struct stack *s)
 int stack_layout(const struct refl_start *start, struct stack *s)
 {
     uint64_t top = start->params[PARAM_STACK_TOP], words;
-    if (top % REFL_PAGE || top < TOP_LEAST || start->shuffle >= 8192 || start->argc == 0)
+    if (top % REFL_PAGE || top < TOP_LEAST || start->shuffle > SHUFFLE_MOST || start->argc == 0)
         return -EINVAL;
     /* Each string has at least its NUL, and the path is one too: so these bounds keep every sum below within [0, top]. */
     if (start->strings_size > top / 32 || start->aux_count > AUX_MOST || start->platform_size > PLATFORM_MOST)

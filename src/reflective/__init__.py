@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         run,
         spawn,
     )
+    from .template import Template
 
 __all__ = [
     "DEVNULL",
@@ -38,6 +39,7 @@ __all__ = [
     "Popen",
     "ReflectiveError",
     "SubprocessError",
+    "Template",
     "TimeoutExpired",
     "call",
     "check_call",
@@ -56,6 +58,7 @@ _HOMES = {
     "LoadError": ("errors", "LoadError"),
     "ReflectiveError": ("errors", "ReflectiveError"),
     "patch_subprocess": ("patch", "patch_subprocess"),
+    "Template": ("template", "Template"),
 }
 
 
@@ -65,4 +68,5 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     module, attribute = _HOMES.get(name, ("process", name))
-    return getattr(import_module(f"{__name__}.{module}"), attribute)
+    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return found

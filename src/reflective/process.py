@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, CompletedProcess, SubprocessError, TimeoutExpired
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from .errors import LoadError, load_error
 from .native.child import Setup
@@ -19,6 +19,7 @@ from .native.prepare import Degradation, Request
 from .native.run import Started, above_stdio, failed_step, replace
 from .native.run import spawn as start
 from .native.system import environment
+from .native.zygote import start as start_by_zygote
 from .plan.build import LoadPlan, build
 from .plan.layout import Options
 from .plan.stack import encode
@@ -28,9 +29,12 @@ __all__ = [
     "call", "check_call", "check_output", "getoutput", "getstatusoutput", "run", "spawn",
 ]  # fmt: skip
 
+Found = TypeVar("Found")
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+ENCODING = sys.getfilesystemencoding()
 ATTEMPTS = 64
 MOST_ID = 0xFFFFFFFF
+USUAL, NOTHING = Options(), Setup()  # nothing special is wanted of the layout, or of the child
 RESTORED = (signal.SIGPIPE.value, signal.SIGXFSZ.value)  # what Python ignores at its start and subprocess restores
 
 
@@ -39,8 +43,8 @@ def spawn(
     argv: Sequence[Word],
     env: Mapping[Any, Any] | None = None,
     *,
-    options: Options = Options(),  # noqa: B008 - a frozen value
-    setup: Setup = Setup(),  # noqa: B008 - likewise
+    options: Options = USUAL,
+    setup: Setup = NOTHING,
     strict: bool = False,
 ) -> int:
     """Starts a program as os.posix_spawn does, and returns its pid, for os.waitpid.
@@ -48,12 +52,19 @@ def spawn(
     `path` is a path, which is not looked for in PATH, or a plan made before. Raises LoadError with the errno of execve; with
     `strict`, Degraded if something can't be as after execve.
     """
-    words, envp = tuple(encode(word) for word in argv), _environment(env)
+    argc, words = _joined(argv)
+    program = path if isinstance(path, (str, LoadPlan)) else os.fsdecode(path)
+    if not strict and (options is USUAL or options == USUAL):
+        count, strings = (0, None) if env is None else _packed(env)
+        started = start_by_zygote(program, words, argc, strings, count, None if setup is NOTHING else setup)
+        if started:
+            return started[0]
 
     def request() -> Request:
-        return Request(path if isinstance(path, LoadPlan) else build(path), words, envp, options, setup, strict)
+        plan = program if isinstance(program, LoadPlan) else build(program)
+        return Request(plan, tuple(words.split(b"\0")[:-1]), _environment(env), options, setup, strict)
 
-    return _start(request, ATTEMPTS if not isinstance(path, LoadPlan) else 1).pid
+    return _start(request, 1 if isinstance(program, LoadPlan) else ATTEMPTS).pid
 
 
 def _start(request: Callable[[], Request], attempts: int = ATTEMPTS) -> Started:
@@ -65,6 +76,34 @@ def _start(request: Callable[[], Request], attempts: int = ATTEMPTS) -> Started:
             if error.errno != errno.ESTALE or not left:
                 raise
     raise AssertionError("no attempt")
+
+
+def _joined(argv: Sequence[Word]) -> tuple[int, bytes]:
+    """How many arguments, and all of them, each with its NUL. Raises ValueError for a NUL in one."""
+    try:
+        text = "\0".join(argv) + "\0"  # type: ignore[arg-type]
+        if text.count("\0") == len(argv):
+            return len(argv), text.encode(ENCODING, "surrogateescape")
+    except TypeError:
+        pass  # bytes, paths; or what is wrong
+    words = [encode(word) for word in argv]
+    return len(words), b"".join([word + b"\0" for word in words])
+
+
+def _packed(env: Mapping[Any, Any]) -> tuple[int, bytes]:
+    """How many NAME=VALUE strings, and all of them, each with its NUL. Raises ValueError as _environment does."""
+    data = getattr(env, "_data", None) if env is os.environ else None
+    if type(data) is dict:  # os.environ decodes each string, to be encoded again; it refuses what must be refused here
+        return len(data), b"".join([b"%b=%b\0" % item for item in data.items()])
+    try:  # a few calls that loop in C: one for each string would take longer than all the rest of a start in Python
+        names = "".join(env)
+        text = "\0".join(map("=".join, env.items())) + "\0"
+        if "=" not in names and text.count("\0") == len(env):
+            return len(env), text.encode(ENCODING, "surrogateescape")
+    except (TypeError, AttributeError):
+        pass  # bytes, paths; or what is wrong
+    strings = _environment(env)
+    return len(strings), b"".join(item + b"\0" for item in strings)
 
 
 def _environment(env: Mapping[Any, Any] | None) -> tuple[bytes, ...]:
@@ -138,6 +177,8 @@ class Popen(subprocess.Popen[Any]):
             except OSError as error:
                 if error.filename is not None:
                     error.filename = cwd if error.filename == setup.cwd and cwd is not None else program
+                elif sys.version_info < (3, 12):  # where subprocess takes every failure before the exec for one of chdir
+                    error.filename = cwd
                 raise
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -149,33 +190,40 @@ class Popen(subprocess.Popen[Any]):
         setup: Setup,
         preexec_fn: Callable[[], Any] | None,
     ) -> None:
-        envp = None if env is None else _environment(env)
         if setup.cwd is not None:
             encode(setup.cwd)  # a NUL in it is the same ValueError in every Python
             os.close(os.open(setup.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        name, argv, directories = os.fsdecode(program), tuple(encode(word) for word in words), os.get_exec_path(env)
+        name, (argc, argv) = os.fsdecode(program), _joined(words)
+        count, strings = (0, None) if env is None else _packed(env)
+        directories = os.get_exec_path(env)
+
+        def launch(path: str) -> tuple[int, tuple[Degradation, ...]] | None:
+            here = setup.cwd is None or os.path.isabs(path)
+            return start_by_zygote(path, argv, argc, strings, count, setup) if here else None
 
         def request(setup: Setup, in_place: bool) -> Request:
-            variables = environment() if envp is None else envp  # C's environ, which preexec_fn may have changed
-            return Request(_find(name, directories, setup.cwd, in_place), argv, variables, Options(), setup)
+            plan = _find(name, directories, lambda path: build(path, directory=setup.cwd, in_place=in_place))
+            return Request(plan, tuple(argv.split(b"\0")[:-1]), _environment(env), Options(), setup)
 
         if preexec_fn is None and not setup.changes_identity:
-            started = _start(lambda: request(setup, False))
-            self.pid, self.degraded = started.pid, started.degraded
+            launched = _find(name, directories, launch)
+            if launched is None:
+                started = _start(lambda: request(setup, False))
+                launched = started.pid, started.degraded
+            self.pid, self.degraded = launched
         else:  # the program is looked for by the child: as its user, below its root directory
             self.pid, self.degraded = _fork_and_replace(lambda: request(setup.after(), True), setup, preexec_fn)
         self._child_created = True
 
 
-def _find(name: str, directories: Sequence[str], directory: str | bytes | None, in_place: bool) -> LoadPlan:
-    """Plans the program that subprocess would run: the first in PATH that can be executed (_posixsubprocess.c: child_exec)."""
-    cwd = None if directory is None else os.fsdecode(directory)
+def _find(name: str, directories: Sequence[str], act: Callable[[str], Found]) -> Found:
+    """Acts on the program that subprocess would run: the first in PATH that can be executed (_posixsubprocess.c)."""
     if os.path.dirname(name):
-        return build(name, directory=cwd, in_place=in_place)
+        return act(name)
     refused: LoadError | None = None
     for place in directories:
         try:
-            return build(os.path.join(place, name), directory=cwd, in_place=in_place)
+            return act(os.path.join(place, name))
         except LoadError as error:
             if refused is None or refused.errno in (errno.ENOENT, errno.ENOTDIR):
                 refused = error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from support import ENVIRONMENT, PROGRAMS
+from support import ENVIRONMENT, PROGRAMS, mmap_rnd_bits
 
 import reflective
 from reflective.errors import Degraded
@@ -23,7 +23,7 @@ EXEC = (sys.executable, "-m", "reflective", "exec")
 NON_PIE_PYTHON = Path("/usr/bin/python3.11")
 PAGE_BITS = 12
 # Random bits of each base (arch/x86/mm/mmap.c, fs/binfmt_elf.c, arch/x86/kernel/process.c); vm.mmap_rnd_bits is 28 by default.
-RND_BITS = int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
+RND_BITS = mmap_rnd_bits()
 BITS = {**dict.fromkeys(("executable", "libc", "interpreter", "vdso", "heap"), RND_BITS), "stack": 22, "gap": 18}
 
 

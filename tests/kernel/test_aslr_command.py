@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from skips import needs
+from support import mmap_rnd_bits
 
 PIE, FIXED = "/bin/ls", "/usr/bin/python3.11"
-RND_BITS = int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
+RND_BITS = mmap_rnd_bits()
 COMMAND = (sys.executable, "-m", "reflective", "aslr")
 
 

@@ -13,7 +13,8 @@ import pytest
 from skips import needs
 
 from reflective.bench import cpuid, ways
-from reflective.cli import bench_options, main
+from reflective.cli import main
+from reflective.cli.options import bench as options
 
 SMALL = ["bench", "-n", "4", "--program", "true", "--memory", "40"]
 
@@ -84,8 +85,8 @@ def test_refused(words: list[str], status: int, told: str, capsys: pytest.Captur
 def test_the_names_in_help_are_those_there_are() -> None:
     from reflective.bench.measure import COMMANDS
 
-    assert sorted(bench_options.WAYS) == sorted(ways.WAYS) == sorted(ways.MEANING)
-    assert tuple(COMMANDS) == bench_options.PROGRAMS
+    assert sorted(options.WAYS) == sorted(ways.WAYS) == sorted(ways.MEANING)
+    assert tuple(COMMANDS) == options.PROGRAMS
 
 
 PROGRAM = """

@@ -131,6 +131,7 @@ def as_user(*words: str | Path, before: Callable[[], object] = as_nobody) -> Don
     """`reflective exec WORDS` as nobody, who may not read where this Python lies: main() in a forked child."""
     import reflective.cli
     import reflective.cli.exec
+    import reflective.cli.options.exec
     import reflective.cli.parser
     import reflective.views.lines
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from reflective.conform.documented import table, why
+from reflective.conform.documented import EVERY, table, why
 from reflective.conform.meaning import kind, meaning
 from reflective.conform.measure import Outcome, measure, starts
 from reflective.conform.report import summarise
 from reflective.conform.start import Difference
 from reflective.conform.variants import Compiler
-from reflective.native.prepare import may_set_exe
 
 COMMAND = [sys.executable, "-m", "reflective", "conform"]
 
@@ -98,6 +97,5 @@ def test_kinds() -> None:
 def test_documented_only_with_its_value() -> None:
     assert why(Difference("registers.rflags.ZF", 0, 1), table())
     assert not why(Difference("registers.rflags.ZF", 1, 0), table())
-    assert not why(Difference("proc.exe", "a", os.path.realpath(sys.executable)), table())
-    assert why(Difference("proc.exe", "a", os.path.realpath(sys.executable)), table(exe_can_be_set=False))
-    assert isinstance(may_set_exe(), bool)
+    assert not why(Difference("proc.exe", "a", "b"), EVERY)
+    assert why(Difference("proc.exe", "a", os.path.realpath(sys.executable)), EVERY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -364,3 +365,43 @@ def test_a_library_that_is_loaded_already_under_another_name(tmp_path: Path) -> 
     calls = explained(path, env={"LD_PRELOAD": str(tmp_path / "libother.so")})
     assert "closes libfoo.so: it is libother.so, which is loaded already" in words_of(calls, "close")
     assert not [words for words in words_of(calls, "mmap") if " libfoo.so" in words]
+
+
+def test_of_an_attached_process_only_what_is_known(tmp_path: Path) -> None:
+    """Its heap is not the first arena; a library that it loads from now on is explained."""
+    lib = library(tmp_path / "libfoo.so")
+    source = f"""
+        #include <dlfcn.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        int main(void)
+        {{
+            char *volatile kept = malloc(1000);
+            puts("ready");
+            fflush(stdout);
+            getchar();
+            for (int i = 0; i < 4; i++) kept = malloc(100000);
+            return !dlopen("{lib}", RTLD_NOW) || !kept;
+        }}
+    """
+    path = compile_c(tmp_path / "prog", source)
+    with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        out = tmp_path / "out"
+        with subprocess.Popen([*TRACE, "--explain", "-p", str(process.pid), "-o", out], stderr=subprocess.DEVNULL) as tracer:
+            status = Path(f"/proc/{process.pid}/status")
+            while "TracerPid:\t0\n" in status.read_text():
+                assert tracer.poll() is None
+            process.stdin.write("\n")
+            process.stdin.close()
+            assert process.wait(30) == 0
+            assert tracer.wait(30) == 0
+    text = out.read_text()
+    assert "malloc's first arena" not in text
+    assert "malloc's arena grows" in text
+    assert f"looks for libfoo.so in {tmp_path}: dlopen" in text
+    assert f"maps segment {loads(lib)[1].index} of libfoo.so ({loads(lib)[1].prot}" in text
+    assert "RELRO" in text

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from skips import SETS_EXE
 from support import ENVIRONMENT, PROGRAMS
 
 import reflective
@@ -111,6 +112,7 @@ def test_proc(name: str) -> None:
     assert len(assert_same([CAT, f"/proc/self/{name}"])) > 3
 
 
+@SETS_EXE
 def test_proc_exe() -> None:
     assert assert_same(["/usr/bin/readlink", "/proc/self/exe"]) == b"/usr/bin/readlink\n"
 
@@ -197,6 +199,7 @@ def test_executable_stack(tmp_path: Path) -> None:
         assert assert_same([program]) == b"42\n"
 
 
+@SETS_EXE
 def test_origin_in_rpath(tmp_path: Path) -> None:
     (tmp_path / "one.c").write_text("int answer(void) { return 0; }")
     (tmp_path / "main.c").write_text("int answer(void); int main(void) { return answer(); }")

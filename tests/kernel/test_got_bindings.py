@@ -72,6 +72,7 @@ def test_lazy_bindings_are_those_that_the_linker_reports(words: list[str], tmp_p
     assert len(seen) > (1 if words[0] == "sqlite3" else 15)
 
 
+@pytest.mark.slow
 def test_fifteen_hundred_lazy_bindings_are_all_seen(tmp_path: Path) -> None:
     seen, reported = held_against([str(many_symbols(tmp_path, 1500))], tmp_path)
     assert seen == reported

@@ -79,12 +79,12 @@ def test_what_is_bound_is_what_the_dynamic_linker_says(words: list[str], tmp_pat
 
 
 def test_every_symbol_of_many(tmp_path: Path) -> None:
-    program = many_symbols(tmp_path, 400)
+    program = many_symbols(tmp_path, 200)
     watch, events = watched([str(program)])
     binds = [one for one in events if isinstance(one, Bind) and one.object == str(program)]
     mine = [one for one in binds if one.symbol.startswith("function_")]
     assert watch.status == 0
-    assert [one.symbol for one in mine] == [f"function_{number}" for number in range(400)]
+    assert [one.symbol for one in mine] == [f"function_{number}" for number in range(200)]
     assert all(one.target_symbol == one.symbol and one.target_offset == 0 for one in mine)
     assert {one.target_object for one in mine} == {str(tmp_path / "libmany.so")}
     assert {one.caller_symbol for one in mine} == {"main"}

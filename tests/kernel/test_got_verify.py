@@ -143,6 +143,24 @@ def test_a_string_instruction_is_found(tmp_path: Path) -> None:
     assert (event["how"], event["bytes"], event["after"]) == ("write", "f348a5", 0)
 
 
+def test_what_the_kernel_writes_is_seen_in_the_end(tmp_path: Path) -> None:
+    (tmp_path / "kernel.c").write_text(
+        "#include <stdio.h>\n#include <link.h>\n#include <unistd.h>\nextern ElfW(Dyn) _DYNAMIC[];\n"
+        'int other(const char *text) { return printf("other %s\\n", text); }\n'
+        "int main(void) { int ends[2]; void *to = NULL, *with = other;\n"
+        "for (ElfW(Dyn) *d = _DYNAMIC; d->d_tag; d++) if (d->d_tag == DT_PLTGOT) to = (void **)d->d_un.d_ptr + 3;\n"
+        "if (pipe(ends) || write(ends[1], &with, 8) != 8) return 1;\n"
+        'puts("hello"); if (read(ends[0], to, 8) != 8) return 2; puts("hello"); return 0; }'
+    )
+    program = tmp_path / "kernel"
+    subprocess.run(["gcc", "-O1", *LAZY, str(tmp_path / "kernel.c"), "-o", str(program)], check=True)
+    done = under("puts", program)
+    assert "hello\nother hello\n" in re.sub("{.*\n", "", done.stdout)
+    found = events(done)
+    assert [event["how"] for event in found] == ["startup", "lazy", "unseen"]
+    assert found[2]["before"] == found[1]["after"] != found[2]["after"]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -168,7 +168,7 @@ def test_a_32_bit_program_that_runs(tmp_path: Path) -> None:
 def test_a_32_bit_program_to_start(words: tuple[str, ...], way: str, tmp_path: Path) -> None:
     path = replace(exit_program(0), machine=EM_386).write(tmp_path / "narrow")
     message = said(*words, path, status=126)
-    assert "e_machine at offset 18 is 3 (80386" in message
+    assert "e_machine at offset 18 is 3 (x86 32" in message
     assert way in message
 
 

@@ -16,16 +16,25 @@ from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import pytest
-from support import Argv, StartOptions, loaded, native
+from support import Argv, StartOptions, loaded, native, spawned
 
 from reflective.conform.documented import Documented, table, why
 from reflective.conform.situations import SITUATIONS, Situation
 from reflective.conform.start import Properties, Start, differences, split_smaps
 from reflective.conform.variants import VARIANTS, Compiler
 
+FORKS = ("limited address space", "limited data")  # where there is no room for a zygote
+
+
+def by_zygote(name: str = "") -> Documented:
+    """What may differ of a program that was started by way of a zygote, which the kernel has executed."""
+    return {
+        key: row for key, row in table(name).items() if name in FORKS or key not in ("maps.own", "stat.flags.PF_FORKNOEXEC")
+    }
+
 
 class Way(Protocol):
-    """native or loaded."""
+    """native, loaded or spawned."""
 
     def __call__(
         self, argv: Argv, *, aslr: bool = True, **options: Unpack[StartOptions]
@@ -89,6 +98,22 @@ def test_inherited(compiler: Compiler, variant: str, name: str) -> None:
     kernel = start_in(SITUATIONS[name], native, compiler, variant)
     reflective = start_in(SITUATIONS[name], loaded, compiler, variant)
     assert_same(kernel, reflective, table(name))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_start_by_zygote(compiler: Compiler, variant: str) -> None:
+    """Every kind of program; what huge pages fit is forked."""
+    kernel, reflective = start(native, compiler, variant), start(spawned, compiler, variant)
+    assert_same(kernel, reflective, table() if VARIANTS[variant].huge else by_zygote())
+
+
+@pytest.mark.parametrize("variant", ["dynamic", "entry-static"])
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_inherited_by_zygote(compiler: Compiler, variant: str, name: str) -> None:
+    """Whatever the starting process hands on, or sets and execve takes back."""
+    kernel = start_in(SITUATIONS[name], native, compiler, variant)
+    reflective = start_in(SITUATIONS[name], spawned, compiler, variant)
+    assert_same(kernel, reflective, by_zygote(name))
 
 
 def test_descriptors(compiler: Compiler) -> None:

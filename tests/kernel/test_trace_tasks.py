@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -56,3 +58,15 @@ def test_a_thread_that_becomes_another_program_takes_the_leaders_number(engine: 
 def test_the_last_task_has_no_number_on_the_screen(program: Path) -> None:
     done = subprocess.run([*TRACE, "-f", program], capture_output=True, text=True, timeout=60, check=False)
     assert re.search(r"^\+\+\+ superseded by execve in pid \d+ \+\+\+$", done.stderr, re.M)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to choose the number of a child")
+def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
+    target, out = tmp_path / "pid_reused", tmp_path / "out"
+    subprocess.run(["gcc", PROGRAMS / "pid_reused.c", "-o", target], check=True)
+    done = subprocess.run([*TRACE, "-f", "--json", "-o", out, target], timeout=60, check=False)
+    assert done.returncode == 0
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    [call] = [event for event in events if event["event"] == "syscall" and event["name"] == "getppid"]
+    assert sum(event["event"] == "start" and event["pid"] == call["pid"] for event in events) == 2
+    assert (call["phase"], Path(call["object"]).name.partition(".")[0]) == ("program", "libc")

@@ -82,6 +82,10 @@ void files(void)
     CALL(fsetxattr, file, "user.b", "v\1", 2ul, 0);
     CALL(getxattr, "calls.txt", "user.a", buffer, sizeof buffer);
     CALL(fgetxattr, file, "user.none", buffer, sizeof buffer);
+    CALL(fsetxattr, file, "user.c", "w", 2ul, 0);
+    CALL(fgetxattr, file, "user.c", buffer, sizeof buffer);
+    CALL(getxattr, "calls.txt", "user.a", NULL, 0ul);
+    CALL(listxattr, "calls.txt", buffer, 0ul);
     CALL(listxattr, "calls.txt", buffer, sizeof buffer);
     CALL(removexattr, "calls.txt", "user.a");
     CALL(fremovexattr, file, "user.b");

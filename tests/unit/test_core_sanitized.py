@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import HOST_SOURCES, stub_code
 
 ROOT = Path(__file__).parents[2]
-HOST = ROOT / "csrc" / "host"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover", "-fno-omit-frame-pointer", "-O1", "-g")
 WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 MUTATIONS, SEED = 200_000, 20_261_121
@@ -41,10 +41,10 @@ OTHER = {
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The harness, with a blob of one byte: it is copied, not run."""
+    """The harness."""
     directory = tmp_path_factory.mktemp("harness")
-    (directory / "blob_bytes.h").write_text("#include <stdint.h>\nstatic const uint8_t blob_bytes[] = {0xf4};\n")
-    sources = [ROOT / "tests" / "core" / "harness.c", *sorted(HOST.glob("*.c"))]
+    stub_code(directory)
+    sources = [ROOT / "tests" / "core" / "harness.c", *HOST_SOURCES]
     target = directory / "harness"
     includes = (f"-I{ROOT / 'csrc'}", f"-I{directory}")
     command = ["gcc", *WARNINGS, *SANITIZERS, *includes, "-Wl,--wrap=syscall", *map(str, sources), "-o", str(target)]

@@ -21,8 +21,8 @@ from reflective.elf.relocations import Slots
 from reflective.errors import LoadError
 
 DIRECTORIES = ("/usr/bin", "/usr/lib/x86_64-linux-gnu")
-SECONDS = float(os.environ.get("RELOCATIONS_SECONDS", "3"))
-ENOUGH = 40
+SECONDS = float(os.environ.get("RELOCATIONS_SECONDS", "2"))
+ENOUGH = 25
 TITLES = {"'RELA'": "rela", "'PLT'": "jmprel", "'RELR'": "relr"}
 ROW = re.compile(r"^([0-9a-f]{16})  ([0-9a-f]{16}) (R_X86_64_\w+) +(?:([0-9a-f]{16}|\S+\(\)) +(\S+) ([+-]) )?([0-9a-f]+)?$")
 

@@ -25,4 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def got_watch() -> int:
     """The command got-watch, which is `reflective got-watch`."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # got_watch.show does the same, when all has been imported
     return main(["got-watch", *sys.argv[1:]])

@@ -15,7 +15,6 @@ from ..conform.measure import Outcome, Skipped, measure, starts
 from ..conform.report import summarise
 from ..conform.variants import Compiler
 from ..errors import ReflectiveError
-from ..native.prepare import may_set_exe
 from ..views import conform as view
 
 OURS = "reflective exec -- {}"
@@ -62,11 +61,8 @@ def _command(loader: str | None) -> list[str]:
 def _measured(args: argparse.Namespace, loader: list[str], directory: Path) -> Iterator[Outcome | Skipped]:
     from ..views.progress import Bar
 
-    ours = args.loader is None
     with Bar("starts", len(starts())) as bar:
-        for one in measure(
-            loader, Compiler(directory), aslr=not args.no_aslr, exceptions=ours, exe_can_be_set=not ours or may_set_exe()
-        ):
+        for one in measure(loader, Compiler(directory), aslr=not args.no_aslr, exceptions=args.loader is None):
             if args.json:
                 print(view.json_lines(one), flush=True)
             bar(1)

@@ -141,8 +141,4 @@ def _run(plan: LoadPlan, words: list[str], settings: Settings) -> int:
         run.unblock_signals(request.sigmask or 0)
         raise
     tell(started)
-    status = run.attend(started.pid)
-    if os.WIFSIGNALED(status):
-        run.die_of(os.WTERMSIG(status))
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
+    return run.leave_as(run.attend(started.pid))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import SessionError
-from ..native.run import die_of
+from ..native.run import leave_as
 from ..observe.got.listing import View, addresses, listing
 from ..observe.got.redirect import Change, Request, parse, plan
 from ..plan.build import search
@@ -48,10 +48,7 @@ def redirect(args: argparse.Namespace) -> int:
         _write(session.pid, changes)
         _tell(args, session.pid, changes)
         status = session.finish()
-    if os.WIFSIGNALED(status):
-        die_of(os.WTERMSIG(status))
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
+    return leave_as(status)
 
 
 def _plan(pid: int, request: Request) -> tuple[Change, ...]:

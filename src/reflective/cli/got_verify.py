@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..errors import SessionError
-from ..native.run import die_of
+from ..native.run import leave_as
 from ..observe.got.listing import Entry, View, addresses, listing
 from ..observe.got.redirect import Name, name
 from ..observe.got.verify import LAZY, WRITE, Written, caller, choose, how, instruction, linker_of, on_stack
@@ -43,18 +46,32 @@ def verify(args: argparse.Namespace) -> int:
         watch = Watchpoint(session.hand_over(), entry.address, vector[AT_ENTRY], started=started)
         if not args.json:
             _say(view.head(entry, others))
-        for write in watch:
-            event = _written(watch.pid, entry, write, vector.get(AT_BASE, 0))
-            if args.json:
-                print(view.json_line(event, watch.pid), flush=True)
-            else:
-                _say(view.lines(event))
+        with _passed_on(watch.pid):
+            for write in watch:
+                event = _written(watch.pid, entry, write, vector.get(AT_BASE, 0))
+                if args.json:
+                    print(view.json_line(event, watch.pid), flush=True)
+                else:
+                    _say(view.lines(event))
     if not args.json:
         _say(view.end(entry, watch.count, watch.gone))
-    if os.WIFSIGNALED(watch.status):
-        die_of(os.WTERMSIG(watch.status))
-        return 128 + os.WTERMSIG(watch.status)
-    return os.WEXITSTATUS(watch.status)
+    if watch.last != watch.seen and not watch.gone:
+        if args.json:
+            print(view.unseen_json(entry, watch.pid, watch.seen, watch.last), flush=True)
+        else:
+            _say(view.unseen(watch.seen, watch.last))
+    return leave_as(watch.status)
+
+
+@contextmanager
+def _passed_on(pid: int) -> Iterator[None]:
+    """What would interrupt us is meant for the program, which may go on."""
+    before = {number: signal.signal(number, lambda got, _: os.kill(pid, got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _slot(session: Session, wanted: Name, exactly: bool) -> tuple[Entry, int]:

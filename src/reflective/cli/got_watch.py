@@ -14,8 +14,14 @@ from importlib import import_module
 from typing import TextIO
 
 from ..errors import LoadError, ReflectiveError
-from ..native.run import die_of
+from ..native.run import leave_as
 from .exec import initial_environment, status_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..observe.got.session import Watch
+    from ..observe.got.uprobe import UprobeWatch
+    from ..views import got
 
 FAILED, USAGE, HIJACKED = 1, 2, 3
 INSTEAD = (("list", "got_list", "show_list"), ("redirect", "got_redirect", "redirect"), ("verify", "got_verify", "verify"))
@@ -23,6 +29,7 @@ INSTEAD = (("list", "got_list", "show_list"), ("redirect", "got_redirect", "redi
 
 def show(args: argparse.Namespace) -> int:
     """Watches, and returns the program's status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to detach from, it just ends this process
     if args.arguments[:1] == ["--"] and args.program and args.program.startswith("-"):
         args.arguments = args.arguments[1:]
     if bool(args.program) == (args.pid is not None):
@@ -38,36 +45,54 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _watch(args: argparse.Namespace, file: TextIO) -> int:
-    from ..observe.got.events import Write
-    from ..observe.got.session import Watch
-    from ..views import got, text
+    from ..views import got
 
-    environ = dict(item.split(b"=", 1) for item in initial_environment() if b"=" in item)
-    words = [args.program, *args.arguments] if args.program else []
     gc.disable()  # nothing here is circular, and every event would count towards the next collection
     interrupts: list[int] = []
     handlers = {
-        number: signal.signal(number, lambda got, _: interrupts.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, lambda at, _: interrupts.append(at)) for number in (signal.SIGINT, signal.SIGTERM)
     }
     tally, lines = got.Tally(), got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
-    hijacks = 0
+    hijacks, failed, selection = 0, None, (args.symbol, args.object, args.how)
+    watch = _started(args)
+    watch.interrupted = lambda: bool(interrupts)
     try:
-        watch = Watch(words, args.pid or 0, not args.no_pin, environ)
-        watch.interrupted = lambda: bool(interrupts)
         for events in watch.batches():
-            wanted = [one for one in events if got.matches(one, args.symbol, args.object, args.how)]
-            hijacks += sum(isinstance(one, Write) for one in events)
+            hijacks += got.hijacks(events)
+            wanted = [one for one in events if got.matches(one, *selection)] if any(selection) else events
             if args.summary:
                 tally.add(wanted)
             else:
                 file.write("".join(map(got.json_line if args.json else lines.line, wanted)))
                 file.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # nobody reads: the program goes on
+        _conclude(args, file, tally, lines)
+    except OSError as error:  # nobody reads, or there is no more room: the program goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         watch.close()
+        failed = error
     finally:
         for number, before in handlers.items():
             signal.signal(number, before)
+    status = _leave(watch.status, interrupts, watch.pid if args.program else 0)
+    if failed and not isinstance(failed, BrokenPipeError):
+        return _fail(f"the events can't be written: {failed.strerror}", FAILED)
+    return HIJACKED if hijacks and args.fail_on_hijack else status
+
+
+def _started(args: argparse.Namespace) -> Watch | UprobeWatch:
+    from ..observe.got.session import Watch
+    from ..observe.got.uprobe import UprobeWatch
+
+    environ = dict(item.split(b"=", 1) for item in initial_environment() if b"=" in item)
+    words = [args.program, *args.arguments] if args.program else []
+    if args.engine == "uprobe":
+        return UprobeWatch(words, args.pid or 0, environ)
+    return Watch(words, args.pid or 0, not args.no_pin, environ)
+
+
+def _conclude(args: argparse.Namespace, file: TextIO, tally: got.Tally, lines: got.Lines) -> None:
+    from ..views import got, text
+
     if args.summary and args.json:
         file.write(json.dumps(got.facts(tally)) + "\n")
     elif args.summary:
@@ -75,8 +100,6 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
     elif not args.json:
         file.write(lines.legend())
     file.flush()
-    status = _leave(watch.status, interrupts, watch.pid if words else 0)
-    return HIJACKED if hijacks and args.fail_on_hijack else status
 
 
 @contextmanager
@@ -96,13 +119,7 @@ def _leave(status: int | None, interrupts: list[int], child: int) -> int:
             os.kill(child, signal.SIGCONT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _, status = os.waitpid(child, 0)
-    if status is None:
-        return 0
-    if os.WIFSIGNALED(status):
-        sys.stdout.flush()
-        die_of(os.WTERMSIG(status))
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
+    return 0 if status is None else leave_as(status)
 
 
 def _fail(message: str, status: int) -> int:

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from ..errors import LoadError, SessionError
 from ..native import tracer
-from ..native.run import die_of
+from ..native.run import leave_as
 from ..native.tracer import Request, Session
 from ..plan.build import search
 from ..trace import attach
@@ -165,10 +165,4 @@ def _leave(status: int | None, interrupted: bool, child: int) -> int:
             os.kill(child, signal.SIGCONT)
             return 128 + signal.SIGINT
         return 0
-    if status is None:
-        return 0
-    if os.WIFSIGNALED(status):
-        sys.stdout.flush()
-        die_of(os.WTERMSIG(status))
-        return 128 + os.WTERMSIG(status)
-    return os.WEXITSTATUS(status)
+    return 0 if status is None else leave_as(status)

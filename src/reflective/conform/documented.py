@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from ..native.prepare import may_set_exe
 from .start import Difference
 
 Documented = dict[str, tuple[str, str]]  # property: what reflective may have there (a pattern), and why
@@ -34,9 +35,13 @@ UNPRIVILEGED: Documented = {
 }
 
 
-def table(situation: str = "", exe_can_be_set: bool = True) -> Documented:
-    """What may differ in a situation (situations.py)."""
-    return ALWAYS | (UNKNOWABLE_IN_PYTHON if situation == "ignored SIGPIPE" else {}) | ({} if exe_can_be_set else UNPRIVILEGED)
+EVERY: Documented = ALWAYS | UNKNOWABLE_IN_PYTHON | UNPRIVILEGED
+
+
+def table(situation: str = "") -> Documented:
+    """What may differ in a situation (situations.py), for the user that this process is."""
+    signals = UNKNOWABLE_IN_PYTHON if situation == "ignored SIGPIPE" else {}
+    return ALWAYS | signals | ({} if may_set_exe() else UNPRIVILEGED)
 
 
 def why(difference: Difference, table: Documented) -> str:

@@ -52,7 +52,7 @@ def starts() -> list[tuple[str, str]]:
 
 
 def measure(
-    loader: Sequence[str], compiler: Compiler, *, aslr: bool = True, exceptions: bool = True, exe_can_be_set: bool = True
+    loader: Sequence[str], compiler: Compiler, *, aslr: bool = True, exceptions: bool = True
 ) -> Iterator[Outcome | Skipped]:
     """Every start, one after the other.
 
@@ -72,7 +72,7 @@ def measure(
         if kernel is None:
             raise ReflectiveError(f"the kernel's own start of {program} ({name}) failed: {failed}")
         told, failed = _start([word.replace("{}", program) for word in loader], variant, situation, aslr)
-        table = documented.table(name, exe_can_be_set) if exceptions else {}
+        table = documented.table(name) if exceptions else {}
         yield _outcome(variant, name, kernel, told, failed, table)
 
 

@@ -63,7 +63,7 @@ def summarise(loader: str, found: Sequence[Outcome | Skipped]) -> Report:
 def _rows(outcomes: Sequence[Outcome], *, excused: bool) -> tuple[Row, ...]:
     first: dict[str, tuple[Difference, str]] = {}
     counts: dict[str, int] = {}
-    reasons = documented.table("ignored SIGPIPE", exe_can_be_set=False)
+    reasons = documented.EVERY
     for one in outcomes:
         kinds: dict[str, Difference] = {}
         for difference in one.documented if excused else one.different:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from struct import Struct
 
+from ..errors import LoadError
 from ..values import Value
-from .image import ElfImage, read_at
+from .image import ElfImage, Segment
+from .memory import Memory
 
 PT_DYNAMIC = 2
 DT_NEEDED, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_RPATH, DT_TEXTREL, DT_BIND_NOW = 1, 5, 10, 14, 15, 22, 24
 DT_RUNPATH, DT_FLAGS, DT_FLAGS_1 = 29, 30, 0x6FFFFFFB
 DF_TEXTREL, DF_BIND_NOW = 4, 8
 DF_1_NOW, DF_1_NODEFLIB = 1, 0x800
-ENTRY = Struct("<qQ")  # Elf64_Dyn
-TABLE_MOST = 1 << 20
+ENTRY = Struct("<QQ")  # Elf64_Dyn
 
 
 class Dynamic(Value):
@@ -35,29 +36,50 @@ class Dynamic(Value):
         return bool(self.flags_1 & DF_1_NODEFLIB)
 
 
+def header_of(image: ElfImage) -> Segment | None:
+    """The last PT_DYNAMIC, as for ld.so (elf/dl-load.c: _dl_map_object_from_fd); None if there is none, or an empty one."""
+    return next((one for one in reversed(image.of_type(PT_DYNAMIC)) if one.filesz), None)
+
+
+def entries(memory: Memory, header: Segment) -> list[tuple[int, int, int]]:
+    """Address, d_tag and d_val up to DT_NULL. Raises LoadError if the section is not within a PT_LOAD, or not in the file."""
+    data = memory.at(header.vaddr, header.filesz & -ENTRY.size, f"PT_DYNAMIC (program header {header.index})")
+    rows = [(header.vaddr + number * ENTRY.size, *row) for number, row in enumerate(ENTRY.iter_unpack(data))]
+    return rows[: next((number for number, (_, tag, _) in enumerate(rows) if not tag), len(rows))]
+
+
+def strings(memory: Memory, tags: dict[int, int]) -> bytes:
+    """What DT_STRTAB points to. Raises LoadError if that does not fit into the file."""
+    return memory.at(tags[DT_STRTAB], tags.get(DT_STRSZ, 0), "DT_STRTAB") if DT_STRTAB in tags else b""
+
+
+def bind_now(tags: dict[int, int]) -> bool:
+    """True if all slots are bound at start (-z now)."""
+    return DT_BIND_NOW in tags or bool(tags.get(DT_FLAGS, 0) & DF_BIND_NOW or tags.get(DT_FLAGS_1, 0) & DF_1_NOW)
+
+
 def read(fd: int, image: ElfImage) -> Dynamic | None:
-    """The dynamic section of an open file; None if it has none. Raises LoadError where reading fails."""
-    header = next((segment for segment in image.segments if segment.type == PT_DYNAMIC), None)
+    """The dynamic section of an open file, as far as it can be read; None if it has none."""
+    header, memory = header_of(image), Memory(fd, image)
     if header is None:
         return None
-    data = read_at(fd, min(header.filesz, TABLE_MOST), file_offset(image, header.vaddr, header.offset), image.path)
-    entries: list[tuple[int, int]] = []
-    for tag, value in ENTRY.iter_unpack(data[: len(data) // ENTRY.size * ENTRY.size]):
-        if not tag:
-            break
-        entries.append((tag, value))
-    last = dict(entries)
-    strings = read_at(fd, min(last.get(DT_STRSZ, 0), TABLE_MOST), file_offset(image, last.get(DT_STRTAB, 0), 0), image.path)
+    rows, table = list[tuple[int, int, int]](), b""
+    try:
+        rows = entries(memory, header)
+        table = strings(memory, {tag: value for _, tag, value in rows})
+    except LoadError:
+        pass
+    last = {tag: value for _, tag, value in rows}
 
     def text(tag: int) -> str | None:
-        return string(strings, last[tag]) if tag in last else None
+        return string(table, last[tag]) if tag in last else None
 
-    flags, flags_1 = last.get(DT_FLAGS, 0), last.get(DT_FLAGS_1, 0)
+    flags = last.get(DT_FLAGS, 0)
     return Dynamic(
-        tuple(string(strings, value) for tag, value in entries if tag == DT_NEEDED),
-        text(DT_SONAME), text(DT_RPATH), text(DT_RUNPATH), flags, flags_1,
+        tuple(string(table, value) for _, tag, value in rows if tag == DT_NEEDED),
+        text(DT_SONAME), text(DT_RPATH), text(DT_RUNPATH), flags, last.get(DT_FLAGS_1, 0),
         DT_TEXTREL in last or bool(flags & DF_TEXTREL),
-        DT_BIND_NOW in last or bool(flags & DF_BIND_NOW or flags_1 & DF_1_NOW),
+        bind_now(last),
     )  # fmt: skip
 
 

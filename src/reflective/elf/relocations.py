@@ -14,8 +14,11 @@ from struct import Struct
 
 from ..errors import LoadError, load_error
 from ..values import Value
-from .image import HEADER, PT_GNU_RELRO, ElfImage, Segment, read_at
+from . import dynamic, sections
+from .image import PT_GNU_RELRO, ElfImage, Segment
 from .image import read as read_image
+from .memory import Memory
+from .sections import Section
 
 NONE, ABS64, COPY, GLOB_DAT, JUMP_SLOT, RELATIVE = 0, 1, 5, 6, 7, 8  # R_X86_64_*
 DTPMOD64, DTPOFF64, TPOFF64, TLSDESC, IRELATIVE = 16, 17, 18, 36, 37
@@ -26,20 +29,16 @@ TYPES = {
 }  # fmt: skip
 JMPREL, RELA, RELR = "jmprel", "rela", "relr"
 
-PT_DYNAMIC = 2
 DT_NEEDED, DT_PLTRELSZ, DT_PLTGOT, DT_STRTAB, DT_SYMTAB, DT_RELA = 1, 2, 3, 5, 6, 7
 DT_RELASZ, DT_RELAENT, DT_STRSZ, DT_SYMENT, DT_SONAME, DT_PLTREL, DT_DEBUG = 8, 9, 10, 11, 14, 20, 21
-DT_JMPREL, DT_BIND_NOW, DT_FLAGS, DT_RELRSZ, DT_RELR, DT_RELRENT = 23, 24, 30, 35, 36, 37
-DT_GNU_PRELINKED, DT_VERSYM, DT_FLAGS_1 = 0x6FFFFDF5, 0x6FFFFFF0, 0x6FFFFFFB
+DT_JMPREL, DT_RELRSZ, DT_RELR, DT_RELRENT = 23, 35, 36, 37
+DT_GNU_PRELINKED, DT_VERSYM = 0x6FFFFDF5, 0x6FFFFFF0
 DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
-DF_BIND_NOW, DF_1_NOW = 8, 1
 STB_WEAK = 2
-SHT_RELA, SHT_NOBITS, SHF_ALLOC, SHF_TLS = 4, 8, 2, 0x400
+SHT_RELA = 4
 
-DYNAMIC = Struct("<QQ")  # Elf64_Dyn
 ADDEND_RELOCATION = Struct("<QIIq")  # Elf64_Rela, its r_info split: type, symbol
 SYMBOL = Struct("<IBBHQQ")  # Elf64_Sym
-SECTION = Struct("<IIQQQQIIQQ")  # Elf64_Shdr
 DEFINITION, DEFINITION_NAME = Struct("<HHHHIII"), Struct("<II")  # Elf64_Verdef, Elf64_Verdaux
 NEED, NEED_NAME = Struct("<HHIII"), Struct("<IHHII")  # Elf64_Verneed, Elf64_Vernaux
 VERSION_INDEX = 0x7FFF  # the 16th bit says hidden
@@ -70,14 +69,6 @@ class Slot(Value):
     file: int
     weak: bool = False
     size: int = 0
-
-
-class Section(Value):
-    """A section that is in memory: its name is for people, nothing else depends on it."""
-
-    name: str
-    address: int
-    size: int
 
 
 class Slots(Value):
@@ -128,45 +119,17 @@ def read(path: str | os.PathLike[str], *, relative: bool = False, name: str = ""
         os.close(fd)
 
 
-class _File:
-    """An open file as the memory that it becomes, at link-time addresses."""
-
+class _File(Memory):
     def __init__(self, fd: int, image: ElfImage) -> None:
-        self.fd, self.image, self.path = fd, image, image.path
-        self.dynamic = _last([one for one in image.of_type(PT_DYNAMIC) if one.filesz])
+        super().__init__(fd, image)
+        self.dynamic = dynamic.header_of(image)
         self.tags: dict[int, int] = {}
         self.needed: list[int] = []
         self.debug = 0
         self._read_dynamic()
-        self.strings = (
-            self.at(self.tags[DT_STRTAB], self.tags.get(DT_STRSZ, 0), "DT_STRTAB") if DT_STRTAB in self.tags else b""
-        )
+        self.strings = dynamic.strings(self, self.tags)
         self.versions = self._versions() if DT_VERSYM in self.tags else {}
-        self.sections: list[tuple[Section, int, int]] = []  # with type and offset
-
-    def bad(self, reason: str) -> LoadError:
-        return load_error(errno.ENOEXEC, reason, self.path)
-
-    def home(self, address: int) -> Segment | None:
-        """The PT_LOAD that an address is in: the last, for what is mapped later covers what was mapped before."""
-        return _last([load for load in self.image.loads if load.vaddr <= address < load.vaddr + load.memsz])
-
-    def at(self, address: int, size: int, what: str) -> bytes:
-        """What the file holds for `size` bytes of memory. `what` is the field that pointed there, for the error."""
-        load = self.home(address)
-        if load is None:
-            raise self.bad(f"{what} is {address:#x}, which is in no PT_LOAD")
-        if address - load.vaddr + size > load.filesz:
-            raise self.bad(f"{what}: {size} bytes at {address:#x} do not fit into PT_LOAD (program header {load.index})")
-        return self.content(load.offset + address - load.vaddr, size, what)
-
-    def content(self, offset: int, size: int, what: str) -> bytes:
-        if offset + size > self.image.identity.size:
-            raise self.bad(f"{what}: the file ends before {size} bytes at offset {offset:#x}")
-        data = read_at(self.fd, size, offset, self.path)
-        if len(data) < size:
-            raise self.bad(f"{what}: the file has become shorter")
-        return data
+        self.sections = _sections(fd, image)
 
     def string(self, offset: int, what: str) -> str:
         end = self.strings.find(b"\0", offset)
@@ -176,18 +139,16 @@ class _File:
 
     def slots(self, relative: bool) -> Slots:
         image, tags = self.image, self.tags
-        self.sections = list(_sections(self))
         rows = list(self._rows())
         relr = list(self._relr())
         found = list(self._slots([row for row in rows if relative or row[2] != RELATIVE], relr if relative else []))
-        relro = _last(image.of_type(PT_GNU_RELRO))
-        now = DT_BIND_NOW in tags or tags.get(DT_FLAGS, 0) & DF_BIND_NOW or tags.get(DT_FLAGS_1, 0) & DF_1_NOW
+        relro = next(reversed(image.of_type(PT_GNU_RELRO)), None)
         return Slots(
             path=self.path,
             slots=tuple(found),
             pltgot=tags.get(DT_PLTGOT, 0),
             relro=(relro.vaddr, relro.memsz) if relro else None,
-            bind_now=bool(now),
+            bind_now=dynamic.bind_now(tags),
             soname=self.string(tags[DT_SONAME], "DT_SONAME") if DT_SONAME in tags else "",
             needed=tuple(self.string(offset, "DT_NEEDED") for offset in self.needed),
             type=image.type,
@@ -198,25 +159,19 @@ class _File:
             debug=self.debug,
             prelinked=DT_GNU_PRELINKED in tags,
             relative=sum(row[2] == RELATIVE for row in rows) + len(relr),
-            sections=tuple(one for one, _, _ in self.sections),
+            sections=self.sections,
         )
 
     def _read_dynamic(self) -> None:
-        header = self.dynamic
-        if header is None:
-            return
-        data = self.at(header.vaddr, header.filesz & -DYNAMIC.size, f"PT_DYNAMIC (program header {header.index})")
-        for number, (tag, value) in enumerate(DYNAMIC.iter_unpack(data)):
-            if not tag:
-                break
+        for address, tag, value in dynamic.entries(self, self.dynamic) if self.dynamic else ():
             if tag == DT_NEEDED:
                 self.needed.append(value)
             if tag == DT_DEBUG:
-                self.debug = header.vaddr + number * DYNAMIC.size + WORD
+                self.debug = address + WORD
             self.tags[tag] = value  # the last counts
             right, name = ENTRY_SIZES.get(tag, (value, ""))
             if value != right:
-                raise self.bad(f"{name} at {header.vaddr + number * DYNAMIC.size:#x} is {value}, not {right}")
+                raise self.bad(f"{name} at {address:#x} is {value}, not {right}")
 
     def _table(self, address: int, size: int, entry: int, name: str) -> bytes:
         """A table of the dynamic section's. Both tags are needed, as for ld.so."""
@@ -234,8 +189,8 @@ class _File:
             (JMPREL, self._table(DT_JMPREL, DT_PLTRELSZ, entry, "DT_JMPREL")),
         ]
         if self.dynamic is None:
-            parts = [(one, offset) for one, kind, offset in self.sections if kind == SHT_RELA]
-            tables = [(JMPREL, self.content(offset, one.size // entry * entry, one.name)) for one, offset in parts]
+            parts = [one for one in self.sections if one.type == SHT_RELA]
+            tables = [(JMPREL, self.content(one.offset, one.size // entry * entry, one.name)) for one in parts]
         begin, size = self.tags.get(DT_JMPREL, 0), self.tags.get(DT_PLTRELSZ, 0)
         inside = range(begin - self.tags.get(DT_RELA, 0), begin - self.tags.get(DT_RELA, 0) + size, entry)
         for table, data in tables:
@@ -334,21 +289,9 @@ class _File:
             where, count = where + following if following else 0, count - 1
 
 
-def _sections(file: _File) -> Iterator[tuple[Section, int, int]]:
-    """What is in memory of the section headers: section, type, file offset. Nothing if they are missing or wrong."""
-    header = HEADER.unpack(file.content(0, HEADER.size, "ELF header"))
-    offset, entry, count, names = header[6], header[11], header[12], header[13]
+def _sections(fd: int, image: ElfImage) -> tuple[Section, ...]:
+    """Those that are in memory; none if section headers are missing or wrong."""
     try:
-        if entry != SECTION.size or names >= count:
-            return
-        rows = list(SECTION.iter_unpack(file.content(offset, count * entry, "e_shoff")))
-        texts = file.content(rows[names][4], rows[names][5], "e_shstrndx")
+        return tuple(one for one in sections.read(fd, image) if one.placed and one.size)
     except LoadError:
-        return
-    for name, kind, flags, address, place, size, *_ in rows:
-        if flags & SHF_ALLOC and size and not (kind == SHT_NOBITS and flags & SHF_TLS):  # .tbss has addresses of others
-            yield Section(texts[name:].partition(b"\0")[0].decode(errors="backslashreplace"), address, size), kind, place
-
-
-def _last(segments: list[Segment]) -> Segment | None:
-    return segments[-1] if segments else None
+        return ()

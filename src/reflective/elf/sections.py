@@ -8,7 +8,6 @@ from __future__ import annotations
 from struct import Struct
 
 from ..values import Value
-from .dynamic import string
 from .image import HEADER, ElfImage, read_at
 
 SECTION = Struct("<IIQQQQIIQQ")  # Elf64_Shdr
@@ -47,7 +46,7 @@ def read(fd: int, image: ElfImage) -> tuple[Section, ...]:
         return ()
     names = _bytes(fd, rows[shstrndx][5], rows[shstrndx][4], image.path)
     return tuple(
-        Section(string(names, name), kind, flags, address, offset, size, link)
+        Section(_name(names, name), kind, flags, address, offset, size, link)
         for name, kind, flags, address, offset, size, link, *_ in rows
     )
 
@@ -63,8 +62,13 @@ def functions(fd: int, image: ElfImage, sections: tuple[Section, ...]) -> list[t
         data = _bytes(fd, section.size, section.offset, image.path)
         for name, info, _, index, address, size in SYMBOL.iter_unpack(data[: len(data) // SYMBOL.size * SYMBOL.size]):
             if info & 15 in (STT_FUNC, STT_GNU_IFUNC) and index and size and (address not in found or info >> 4 == 1):
-                found[address] = (address, size, string(names, name))
+                found[address] = (address, size, _name(names, name))
     return sorted(found.values())
+
+
+def _name(table: bytes, offset: int) -> str:
+    end = table.find(b"\0", offset)
+    return table[offset : end if end >= 0 else len(table)].decode(errors="backslashreplace")
 
 
 def _bytes(fd: int, size: int, offset: int, path: str) -> bytes:

@@ -33,8 +33,8 @@ WORD = (1 << 64) - 1
 
 # asm/unistd_64.h
 NUMBERS = {
-    "close": 3, "mmap": 9, "munmap": 11, "rt_sigaction": 13, "mremap": 25, "dup2": 33, "kill": 62, "fcntl": 72, "chdir": 80,
-    "umask": 95, "ptrace": 101, "setpgid": 109, "setsid": 112, "setreuid": 113, "setregid": 114, "setgroups": 116,
+    "close": 3, "mmap": 9, "mprotect": 10, "munmap": 11, "rt_sigaction": 13, "mremap": 25, "dup2": 33, "kill": 62, "fcntl": 72,
+    "chdir": 80, "umask": 95, "ptrace": 101, "setpgid": 109, "setsid": 112, "setreuid": 113, "setregid": 114, "setgroups": 116,
     "setresuid": 117, "setresgid": 119, "capset": 126, "personality": 135, "munlockall": 152, "prctl": 157, "arch_prctl": 158,
     "set_thread_area": 205, "set_tid_address": 218, "timer_delete": 226, "unshare": 272, "set_robust_list": 273, "rseq": 334,
     "close_range": 436,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ..elf.image import ElfImage, File, FileIdentity
 from ..errors import LoadError, load_error
@@ -212,6 +213,16 @@ def attend(pid: int) -> int:
 def die_of(number: int) -> None:
     """Dies of a signal, without leaving a core dump; returns if the signal can't kill."""
     lib.refl_die_of(number)
+
+
+def leave_as(status: int) -> int:
+    """The exit status that stands for a wait status; a death by a signal becomes ours, if that signal can kill."""
+    if not os.WIFSIGNALED(status):
+        return os.WEXITSTATUS(status)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    die_of(os.WTERMSIG(status))
+    return 128 + os.WTERMSIG(status)
 
 
 def fix_addresses() -> bool:

@@ -49,7 +49,7 @@ def _collect() -> System:
         gadget=_gadget(vdso, image),
         randomize=_number("/proc/sys/kernel/randomize_va_space", 2),
         rnd_bits=_number("/proc/sys/vm/mmap_rnd_bits", 28),  # readable by root only; 28 is the default and least
-        brk_range=1 << 30 if _release() >= (6, 9) else 32 << 20,  # arch/x86/kernel/process.c: arch_randomize_brk
+        brk_range=1 << 30 if release() >= (6, 9) else 32 << 20,  # arch/x86/kernel/process.c: arch_randomize_brk
         min_address=max(_number("/proc/sys/vm/mmap_min_addr", LSM_MIN), LSM_MIN),
         auxv=tuple(vector.items()),
         platform=_string(vector.get(stack.AT_PLATFORM, 0)),
@@ -87,10 +87,15 @@ def _mmap_top(lines: list[bytes], first: int) -> int:
 
 def environment() -> tuple[bytes, ...]:
     """What execve and posix_spawn hand on when they are given no environment: C's environ, of which os.environ is a part."""
+    return tuple(environment_block().split(b"\0")[:-1])
+
+
+def environment_block() -> bytes:
+    """The same as one block: each string with its NUL."""
     size = lib.refl_environ(ffi.NULL, 0)
     strings = ffi.new("char[]", size)
     lib.refl_environ(strings, size)
-    return tuple(bytes(ffi.buffer(strings, size)).split(b"\0")[:-1])
+    return bytes(ffi.buffer(strings, size))
 
 
 def _range(line: bytes) -> tuple[int, int]:
@@ -124,7 +129,8 @@ def _number(path: str, default: int) -> int:
         return default
 
 
-def _release() -> tuple[int, int]:
+def release() -> tuple[int, int]:
+    """The kernel's version: major, minor."""
     major, _, rest = os.uname().release.partition(".")
     minor = rest.partition(".")[0]
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)

@@ -8,7 +8,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -19,7 +19,7 @@ from ._core import lib
 PAGE = mmap.PAGESIZE
 RING = 256 * PAGE  # bytes for the records of one CPU, a power of two of pages
 HEAD, TAIL = 1024, 1032  # offsetof(struct perf_event_mmap_page, data_head), data_tail
-LOST, COMM, FORK, SAMPLE, MMAP2 = 2, 3, 7, 9, 10  # PERF_RECORD_*
+LOST, COMM, EXIT, FORK, SAMPLE, MMAP2 = 2, 3, 4, 7, 9, 10  # PERF_RECORD_*
 COMM_EXEC = 1 << 13
 HEADER = struct.Struct("<IHH")
 LATE = 2_000_000  # ns by which a record may come late to its ring
@@ -61,6 +61,13 @@ class Execed(Value):
     pid: int
 
 
+class Ended(Value):
+    """The first thread of a process has ended."""
+
+    t_ns: int
+    pid: int
+
+
 class Lost(Value):
     """So many records found no room."""
 
@@ -68,7 +75,7 @@ class Lost(Value):
     count: int
 
 
-Record = Hit | Mapped | Forked | Execed | Lost
+Record = Hit | Mapped | Forked | Execed | Ended | Lost
 
 
 class Probes:
@@ -83,6 +90,7 @@ class Probes:
         self._names: list[str] = []
         self._rings: list[_Ring] = []
         self._late: list[Record] = []
+        self._distinct = True
         self.ids: dict[int, str] = {}
         self._counts: dict[int, int] = {}
         self._root = int(lib.refl_tracefs())
@@ -116,10 +124,20 @@ class Probes:
             poll.register(ring.fd, select.POLLIN)
         poll.poll(0 if last else timeout * 1000)
         safe = time.monotonic_ns() - (0 if last else LATE)
-        found = [record for ring in self._rings for record in ring.take(self.ids, self._counts)]
+        found = [record for ring in self._rings for record in ring.take(self._parse)]
         found = sorted(self._late + found, key=lambda one: one.t_ns)
         self._late = [one for one in found if one.t_ns > safe]
         return [one for one in found if one.t_ns <= safe]
+
+    def _parse(self, kind: int, misc: int, data: bytes) -> Record | None:
+        """From a record's bytes: include/uapi/linux/perf_event.h: enum perf_event_type."""
+        if kind != SAMPLE:
+            return _record(kind, misc, data)
+        pid, tid, now = struct.unpack_from("<IIQ", data)
+        raw = 16 + 8 * self._distinct + 4  # behind the count and the size
+        number = int.from_bytes(data[raw : raw + 2], "little")
+        # They begin with 8 bytes that all events have, then the probe's address.
+        return Hit(now, pid, tid, self.ids[number], struct.unpack_from(f"<{self._counts[number]}Q", data, raw + 8 + 8))
 
     def close(self) -> None:
         """Nothing is left, neither here nor in the kernel."""
@@ -152,7 +170,10 @@ class Probes:
     def _open(self, tid: int, cpu: int) -> None:
         into = next((ring.fd for ring in self._rings if ring.cpu == cpu and ring.tid == tid), -1)
         for number in self.ids:
-            fd = int(lib.refl_perf_open(number, tid, cpu, RING // 8, into))
+            fd = int(lib.refl_perf_open(number, tid, cpu, RING // 8, into, self._distinct))
+            if fd == -errno.EINVAL and self._distinct and not self._rings:  # Linux before 6.13
+                self._distinct = False
+                fd = int(lib.refl_perf_open(number, tid, cpu, RING // 8, into, False))
             if fd == -errno.ESRCH or fd == -errno.ENODEV:
                 return  # the thread has ended, or the CPU is offline
             if fd < 0:
@@ -193,7 +214,7 @@ class _Ring:
         for fd in (*self.more, self.fd):
             os.close(fd)
 
-    def take(self, ids: Mapping[int, str], counts: Mapping[int, int]) -> Iterator[Record]:
+    def take(self, parse: Callable[[int, int, bytes], Record | None]) -> Iterator[Record]:
         """All that is there."""
         head, tail = struct.unpack_from("<QQ", self._memory, HEAD)
         begin, end = tail % RING, head % RING
@@ -205,18 +226,14 @@ class _Ring:
         at = 0
         while at + HEADER.size <= len(data):
             kind, misc, size = HEADER.unpack_from(data, at)
-            record = _record(kind, misc, data[at + HEADER.size : at + size], ids, counts)
+            record = parse(kind, misc, data[at + HEADER.size : at + size])
             if record:
                 yield record
             at += size
 
 
-def _record(kind: int, misc: int, data: bytes, ids: Mapping[int, str], counts: Mapping[int, int]) -> Record | None:
-    """From a record's bytes: include/uapi/linux/perf_event.h: enum perf_event_type."""
-    if kind == SAMPLE:
-        pid, tid, now, _, number = struct.unpack_from("<IIQIH", data)
-        # The raw data begin with 8 bytes that all events have, then the probe's address.
-        return Hit(now, pid, tid, ids[number], struct.unpack_from(f"<{counts[number]}Q", data, 20 + 8 + 8))
+def _record(kind: int, misc: int, data: bytes) -> Record | None:
+    """Those that are no samples: their time comes last."""
     now = int.from_bytes(data[-8:], "little")
     if kind == MMAP2:
         pid, _, start, size, offset = struct.unpack_from("<IIQQQ", data)
@@ -224,6 +241,9 @@ def _record(kind: int, misc: int, data: bytes, ids: Mapping[int, str], counts: M
     if kind == FORK:
         child, parent = struct.unpack_from("<II", data)
         return Forked(now, parent, child) if child != parent else None
+    if kind == EXIT:
+        pid, _, tid = struct.unpack_from("<III", data)
+        return Ended(now, pid) if pid == tid else None
     if kind == COMM and misc & COMM_EXEC:
         return Execed(now, struct.unpack_from("<I", data)[0])
     return Lost(now, struct.unpack_from("<QQ", data)[1]) if kind == LOST else None

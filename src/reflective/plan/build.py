@@ -267,7 +267,7 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     """What the kernel refuses past its point of no return, wherever things go. Raises LoadError."""
     images = [executable, interpreter] if interpreter else [executable]
     least = _least_address() if any(segments.may_lie_low(image) for image in images) else 0
-    sizes = [*map(segments.total, images), *(load.filesz for image in images for load in image.loads)]
+    sizes = [*map(segments.total, images), *(max(load.filesz, load.memsz) for image in images for load in image.loads)]
     most = _most_memory() if max(sizes) > 1 << 30 else segments.WORD
     space = segments.Space(TASK_END, least, most)
     if any(segments.may_lie_high(image) for image in images) and _addresses_fixed():
@@ -278,10 +278,12 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     entered = interpreter or executable
     if not segments.entry_depends(entered, TASK_END):
         segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
-    taken = segments.placed(executable, beside)
+    taken, swept = segments.placed(executable, beside), (0, 0)
     if interpreter:
-        taken += [*segments.placed(interpreter, bias), segments.sweep(interpreter)]
-    segments.check_rest(taken, space, executable.path)
+        swept = segments.sweep(interpreter)
+        taken = [part for start, end in taken for part in ((start, min(end, swept[0])), (max(start, swept[1]), end))]
+        taken = [(start, end) for start, end in taken if start < end] + segments.placed(interpreter, bias)
+    segments.check_rest(taken, swept, space, executable.path)
 
 
 def _addresses_fixed() -> bool:

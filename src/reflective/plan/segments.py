@@ -91,14 +91,14 @@ def check_interpreter(image: ElfImage, program: ElfImage, beside: int, space: Sp
     return bias
 
 
-def check_rest(taken: list[tuple[int, int]], space: Space, path: str) -> None:
+def check_rest(taken: list[tuple[int, int]], swept: tuple[int, int], space: Space, path: str) -> None:
     """Refuses a program over whose initial stack something was laid, or which leaves no room for the vdso.
 
-    `taken` is all that was mapped, if only for a moment. fs/binfmt_elf.c: create_elf_tables finds no stack, after
-    arch_setup_additional_pages. Raises LoadError (ENOMEM, EFAULT).
+    `taken` are the segments, `swept` is what was mapped for a moment (see `sweep`). fs/binfmt_elf.c: create_elf_tables finds
+    no stack, after arch_setup_additional_pages. Raises LoadError (ENOMEM, EFAULT).
     """
     low, high = space.stack
-    if any(start < high and low < end for start, end in taken):
+    if any(start < high and low < end for start, end in (*taken, swept)):
         if top_down(space.end, VDSO_ROOM, taken) < FLOOR:
             raise load_error(errno.ENOMEM, "its segments leave no room for the vdso", path)
         raise load_error(errno.EFAULT, f"its segments lie over the initial stack, at {low:#x}", path)
@@ -168,7 +168,10 @@ def _check_bss(image: ElfImage, load: Segment, at: int, space: Space) -> None:
     if load.memsz <= load.filesz:
         return
     shift, end = load.vaddr % PAGE, load.offset + load.filesz
-    if load.filesz and load.flags & PF_W and end % PAGE and page_down(end) >= image.identity.size:
+    absent = page_down(end) >= image.identity.size
+    if not _file_pages(load):  # nothing was mapped; unless the stack happens to be there
+        absent = not space.stack[0] <= (at + shift + load.filesz & WORD) < space.stack[1]
+    if load.filesz and load.flags & PF_W and (shift + load.filesz) % PAGE and absent:
         raise _bad(errno.EFAULT, image, load, f"the file ends before offset {end:#x}, in whose page bss begins")
     start = page_up(at + shift + load.filesz) & WORD if load.filesz else at
     size = page_up(at + shift + load.memsz) - start & WORD

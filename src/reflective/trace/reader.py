@@ -188,7 +188,8 @@ class Reader:
         where = (pid, tid, entered)
         if kind == tracer.TASK:
             self.tasks.add(tid)
-            if pid not in self._processes:
+            self._interrupted.pop(tid, None)
+            if tid == pid or pid not in self._processes:  # a new process; its number may have been another's
                 self._processes[pid] = self._process(args[0]).copy()
             return Start(*where, args[0])
         if kind == tracer.MAPS:

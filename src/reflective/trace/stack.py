@@ -6,11 +6,12 @@ import struct
 from collections.abc import Callable
 
 from ..elf import symbols, unwind
+from ..elf.unwind import RETURN, RSP
 from ..errors import LoadError
 
 # struct user_regs_struct (sys/user.h) to DWARF's numbers: rbx, rbp, rsp, r12 to r15 are what a caller still has
 USER = {5: 3, 4: 6, 19: 7, 3: 12, 2: 13, 1: 14, 0: 15}
-RIP, RETURN, RSP = 16, 16, 7
+RIP = 16
 FRAMES_MOST = 256  # as strace
 Place = tuple[str, int]  # file, offset in it
 
@@ -40,7 +41,8 @@ def frames(registers: bytes, stack: bytes, place: Callable[[int], Place | None])
         rules = unwind.of(path)
         found.append(_text(path, offset, rules, bool(found)))
         link = rules.link(offset) if rules else None
-        before = rules.caller(link - bool(found[1:]), known, read) if rules and link is not None else None
+        rule = rules.rules(link - bool(found[1:])) if rules and link is not None else None
+        before = rule.caller(known, read) if rule else None
         if before is None or not before[RETURN] or before[RSP] <= known[RSP]:
             break
         known = before

@@ -29,7 +29,8 @@ from ..proc.memory import Memory
 from ..values import Value
 from .session import DEBUG_REGISTERS, EXITKILL
 
-TRACECLONE, TRACEEXEC, EVENT_CLONE, EVENT_EXEC, WALL = 0x8, 0x10, 3, 4, 0x40000000  # linux/ptrace.h, linux/wait.h
+TRACECLONE, TRACEEXEC, TRACEEXIT, EVENT_CLONE, EVENT_EXEC, EVENT_EXIT = 0x8, 0x10, 0x40, 3, 4, 6  # linux/ptrace.h
+WALL = 0x40000000  # linux/wait.h
 DR6, DR7 = DEBUG_REGISTERS + 6 * 8, DEBUG_REGISTERS + 7 * 8
 ON_WRITE = 1 | 0b01 << 16 | 0b10 << 18  # DR7: register 0, on writing, 8 bytes
 ON_ENTRY = 1 << 2  # register 1, on execution, 1 byte
@@ -56,38 +57,42 @@ class Watchpoint:
     """Writes to the 8 bytes at `address`, a multiple of 8, of a program that is stopped and traced (Session.hand_over).
 
     Iterating lets it run; while the loop's body runs the thread that wrote stands still. When the loop is over the program has
-    ended, with wait status `status`; leaving it early kills the program. `gone` is True if it has called execve.
+    ended, with wait status `status`; leaving it early kills the program. `gone` is True if it has called execve. `seen` is
+    what the last write left there, `last` what was there when threads ended: something else if the kernel has written, say.
     """
 
     def __init__(self, pid: int, address: int, entry: int, *, started: bool = False) -> None:
         self.pid, self.address, self.entry = pid, address, entry
         self.status, self.started, self.gone = -1, started, False
         self.count = 0  # of writes
+        self.seen = self.last = 0
         self._tids, self._fresh = {pid}, set[int]()
 
     def __iter__(self) -> Iterator[Write]:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         try:
-            ptrace_setoptions(self.pid, EXITKILL | TRACECLONE | TRACEEXEC)
+            ptrace_setoptions(self.pid, EXITKILL | TRACECLONE | TRACEEXEC | TRACEEXIT)
             self._arm(self.pid)
             with Memory(self.pid) as memory:
-                value = self._value(memory)
+                self.seen = self.last = self._value(memory)
                 ptrace_cont(self.pid)
-                yield from self._writes(memory, value)
+                yield from self._writes(memory)
         finally:
             self._end()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _writes(self, memory: Memory, value: int) -> Iterator[Write]:
+    def _writes(self, memory: Memory) -> Iterator[Write]:
         for tid, status in self._stops():
             number = self._handled(tid, status)
+            if status >> 16 == EVENT_EXIT:
+                self.last = self._value(memory)
             if number == signal.SIGTRAP and (hit := self._hit(tid)):
                 if hit & 1:
                     self.count += 1
-                    before, value = value, self._value(memory)
+                    before, self.seen = self.seen, self._value(memory)
                     registers = ptrace_getregs(tid)
                     now = time.monotonic_ns()
-                    yield Write(tid, now, self.started, before, value, int(registers.rip), int(registers.rsp))
+                    yield Write(tid, now, self.started, before, self.seen, int(registers.rip), int(registers.rsp))
                 if hit & 2:
                     self.started = True
                     self._arm(tid)

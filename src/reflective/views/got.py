@@ -68,13 +68,39 @@ def matches(event: Event, symbols: Sequence[str], objects: Sequence[str], hows: 
     return not symbols or symbol is None or _any(symbols, symbol, f"{symbol}@{getattr(event, 'version', '')}")
 
 
+def hijacks(events: Iterable[Event]) -> int:
+    """How many of them are alarms."""
+    return sum(isinstance(event, Write) for event in events)
+
+
 def _any(patterns: Sequence[str], *texts: str) -> bool:
     return any(fnmatchcase(text, pattern) for text in texts for pattern in patterns)
+
+
+_quoted: dict[str, str] = {}
+
+
+def _json(value: str | int | None) -> str:
+    """As json.dumps writes it. Few strings come up, again and again."""
+    if value is None:
+        return "null"
+    if isinstance(value, int):
+        return str(value)
+    text = _quoted.get(value)
+    if text is None:
+        text = _quoted[value] = json.dumps(value)
+    return text
+
+
+BIND_NAMES = [name for name in Bind._fields if name not in LAST]
+BIND_LINE = f'{{"schema": "{SCHEMA}", "event": "bind", ' + ", ".join(f'"{name}": %s' for name in (*BIND_NAMES, *LAST)) + "}\n"
 
 
 def json_line(event: Event) -> str:
     """One line, schema reflective.got/1."""
     fields = event.__dict__
+    if type(event) is Bind:  # by far the most frequent
+        return BIND_LINE % tuple([_json(fields[name]) for name in (*BIND_NAMES, *LAST)])
     known: dict[str, Any] = {"schema": SCHEMA, "event": EVENTS[type(event)]}
     known.update((name, fields[name]) for name in event._fields if name not in LAST)
     if isinstance(event, Exit):
@@ -171,6 +197,8 @@ class Lines:
         text += f" {self._paint(target, RESOLVED)}"
         if event.caller is not None:
             text += f"  from {place(event.caller_object, event.caller_symbol, event.caller_offset)}"
+        if event.caller_line:
+            text += f" ({_name(event.caller_line)})"
         return text
 
 

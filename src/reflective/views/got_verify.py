@@ -42,6 +42,18 @@ def end(entry: Entry, count: int, gone: bool) -> list[str]:
     return [often + ("; the program has called execve" if gone else "")]
 
 
+def unseen(before: int, after: int) -> list[str]:
+    """A change that no instruction of the program's made."""
+    return [f"in the end it held {after:#x}, not {before:#x}: the kernel has written it (read(2) would), or another process"]
+
+
+def unseen_json(entry: Entry, pid: int, before: int, after: int) -> str:
+    """The same, event `verify` with how `unseen`."""
+    names = {"object": entry.object, "symbol": entry.slot.symbol, "version": entry.slot.version, "slot": entry.address}
+    head = {"schema": "reflective.got/1", "event": "verify", "how": "unseen", "pid": pid}
+    return json.dumps({**head, **names, "before": before, "after": after})
+
+
 def json_line(event: Written, pid: int) -> str:
     """One object, schema reflective.got/1, event `verify`."""
     entry, code = event.entry, event.instruction

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..elf.image import ElfImage
-from ..observe.address import Place
-from ..observe.aslr import Finding
-from ..observe.sharing import Pages, Shared
-from ..observe.space import Change, Line
-from ..observe.stack import Item
-from ..plan.build import LoadPlan
-from ..plan.steps import At, Step
+from ..plan.steps import At
 from ..values import Value
+
+if TYPE_CHECKING:  # pyelftools, behind some of these, takes a fifth of a second to import
+    from ..elf.image import ElfImage
+    from ..observe.address import Place
+    from ..observe.aslr import Finding
+    from ..observe.sharing import Pages, Shared
+    from ..observe.space import Change, Line
+    from ..observe.stack import Item
+    from ..plan.build import LoadPlan
+    from ..plan.steps import Step
 
 
 def plan(value: LoadPlan) -> str:

@@ -64,6 +64,12 @@ def _cells(step: steps.Step) -> tuple[str | Text, str, str]:
         )
     if isinstance(step, steps.MapZero):
         return _where(step.at), f"{step.size:#x}", f"{prot_text(step.prot)} anonymous (program header {step.segment}, bss)"
+    if isinstance(step, steps.Unmap):
+        return (
+            _where(step.at),
+            f"{step.size:#x}",
+            "of the executable, in the span of the interpreter that replaces it",
+        )
     if isinstance(step, steps.Zero):
         return _where(step.at), f"{step.size:#x}", f"to the end of the page (program header {step.segment}, bss)"
     if isinstance(step, steps.Call):

@@ -6,26 +6,23 @@ with the file. Then word 2 of the GOT of an object that is bound lazily has the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 from ...elf.relocations import COPY as R_COPY
 from ...elf.relocations import IRELATIVE as R_IRELATIVE
-from ...elf.relocations import JUMP_SLOT, TYPES, Slot
+from ...elf.relocations import JUMP_SLOT, Slot
 from ...errors import SessionError
 from ...native import got as native
 from ...native import tracer
 from ...native.got import Break, Change, Step, Table
-from . import code, words
+from . import code, report, words
 from .events import (
-    COPY,
     DLOPEN,
     IRELATIVE,
     LAZY,
     STARTUP,
     WRITE,
-    Bind,
     Detach,
     Dlclose,
     Dlopen,
@@ -38,19 +35,17 @@ from .events import (
     Object,
     Relro,
     Resolver,
-    Write,
 )  # fmt: skip
 from .process import WORD, Process
 from .process import Object as Loaded
+from .report import Where
 
 PROT_READ = 1
 STATE_OFFSET, CONSISTENT = 24, 0  # struct r_debug: r_state
 AT_START, AT_MPROTECT, AT_STATE = "entry", "mprotect", "state"
 NOTICED = {AT_START: "at the entry point", AT_MPROTECT: "when an object was relocated", AT_STATE: "at a dlopen or dlclose"}
-AT_EXIT, AT_EXEC = "at exit", "at a lazy binding"
+AT_EXIT, AT_BIND = "at exit", "at a lazy binding"
 MATCH = 16
-
-Where = tuple[int, int, int]  # pid, tid, time in ns
 
 
 class Engine:
@@ -60,7 +55,6 @@ class Engine:
         self.processes: dict[int, Process] = {}
         self.answer: list[Change] | None = None
         self._left: dict[int, tuple[Left, ...]] = {}
-        self._callers: dict[tuple[int, int], tuple[str, str, int]] = {}
 
     def batch(self, batch: bytes) -> Iterator[Event]:
         """The events of a batch. After each `answer` is None, or what the session waits for."""
@@ -135,9 +129,9 @@ class Engine:
         new, _ = process.scan()
         main = process.home(process.entry)
         process.main = main.path if main else ""
-        yield Exec(*where, process.main)
+        yield Exec(*where, process.main or process.executable_path())
         if main is None or main.slots is None:
-            yield Note(*where, words.UNREADABLE if main is None else main.there.note)
+            yield Note(*where, next((one.there.note for one in new if one.slots is None), words.UNREADABLE))
             return
         yield from self._objects(where, process, new)
         self._point(process, process.entry, native.ONCE, AT_START)
@@ -151,11 +145,12 @@ class Engine:
         main = process.home(process.entry)
         process.main = main.path if main else ""
         for one in new:
-            held = process.words(one)
-            one.held, one.relocated = held, True
-            one.unbound = {at for at, slot in one.watched.items() if slot.type == JUMP_SLOT and held.get(at) == one.stub(slot)}
+            one.held, one.relocated = process.words(one), True
+            one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
             one.lazy = len(one.unbound)
+        process.attaching = True
         yield from self._objects(where, process, new)
+        process.attaching = False
         for one in new:
             yield from self._resolver(where, process, one)
         self._linker(process, process.home(process.base) if process.base else main)
@@ -221,24 +216,28 @@ class Engine:
     # Objects
 
     def _objects(self, where: Where, process: Process, new: list[Loaded]) -> Iterator[Event]:
+        linking = process.linking()
         for one in new:
+            if one.slots is None:
+                yield Note(*where, f"{one.path}: {one.there.note}")
             if one.slots is None or not (one.watched or one.path == process.main):
                 continue
-            lazy, weak = len(one.unbound) if one.relocated else words.lazy(one.slots, process.base), words.weak(one.slots)
-            binding, note = words.binding(one.slots, process.base, process.linker())
-            yield Object(
-                *where, one.path, one.bias, binding, words.relro(one.slots), len(one.watched), lazy, weak, note
-            )  # fmt: skip
+            how = linking.replace(unbound=len(one.unbound)) if one.relocated else linking
+            binding, note = words.binding(one.slots, how)
+            lazy, weak = words.lazy(one.slots, how), words.weak(one.slots)
+            yield Object(*where, one.path, one.bias, binding, words.relro(one.slots), len(one.watched), lazy, weak, note)
 
     def _arrivals(self, where: Where, process: Process) -> Iterator[Event]:
         new, gone = process.scan()
-        self._callers.clear()
         for one in gone:
             yield Dlclose(*where, one.path, one.bias)
-        if process.started:
-            for one in new:
-                yield Dlopen(*where, one.path, one.bias)
-        yield from self._objects(where, process, new)
+        if not process.started:
+            yield from self._objects(where, process, new)
+            return
+        for one in new:
+            yield Dlopen(*where, one.path, one.bias)
+            if not one.watched:
+                yield from self._objects(where, process, [one])
 
     def _look(self, where: Where, process: Process, all_are_relocated: bool, role: str) -> Iterator[Event]:
         """At a stop of any kind: objects that came or went, those relocated by now, slots that have changed."""
@@ -258,18 +257,19 @@ class Engine:
         if one.relocated:
             return
         one.relocated, one.held = True, process.words(one)
+        one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
+        one.lazy = len(one.unbound)
+        if process.started:
+            yield from self._objects(where, process, [one])
         yield from self._resolver(where, process, one)
         for address, slot in one.watched.items():
             value = one.held.get(address, 0)
-            if slot.type == JUMP_SLOT and slot.file and value == one.stub(slot):
-                one.unbound.add(address)
-            elif slot.type == R_COPY:
-                yield self._copied(where, process, one, address, slot)
-            elif value:
+            if slot.type == R_COPY:
+                yield report.copied(where, process, one, address)
+            elif value and address not in one.unbound:
                 before = one.stub(slot) if slot.type == JUMP_SLOT and slot.file else slot.file
                 how = IRELATIVE if slot.type == R_IRELATIVE else DLOPEN if process.started else STARTUP
-                yield self._bind(where, process, one, how, address, slot, before, value)
-        one.lazy = len(one.unbound)
+                yield report.bind(where, process, one, address, how, before, value)
 
     def _resolver(self, where: Where, process: Process, one: Loaded) -> Iterator[Event]:
         link_map, entry = process.got(one)
@@ -316,80 +316,30 @@ class Engine:
             return
         one.unbound.discard(address)
         one.held[address] = after
-        yield self._bind(where, process, one, LAZY, address, slot, before, after, caller, took)
+        yield report.bind(where, process, one, address, LAZY, before, after, caller, took)
         odd = process.odd(one, slot, after)
         if odd:
-            yield self._write(where, process, one, address, slot, before, after, odd, AT_EXEC)
-
-    def _bind(
-        self, where: Where, process: Process, one: Loaded, how: str, address: int, slot: Slot, before: int, after: int,
-        caller: int | None = None, took: int | None = None,
-    ) -> Bind:  # fmt: skip
-        target = process.target(after, slot.symbol, slot.version)
-        name = (
-            slot.symbol or process.target(slot.addend + one.bias)[1]
-        )  # an IRELATIVE slot's resolver goes by the function's name
-        origin = self._caller(process, caller) if caller else ("", "", 0)
-        return Bind(
-            *where, how, one.path, name, slot.version, TYPES.get(slot.type, str(slot.type)), address,
-            one.section(address), slot.file, before, after, *target, caller, *origin, took,
-        )  # fmt: skip
-
-    def _caller(self, process: Process, address: int) -> tuple[str, str, int]:
-        key = (process.pid, address)
-        if key not in self._callers:
-            self._callers[key] = process.target(address)
-        return self._callers[key]
-
-    def _copied(self, where: Where, process: Process, one: Loaded, address: int, slot: Slot) -> Event:
-        """The first other object that exports the variable is where it was copied from (ELF: COPY skips the executable)."""
-        for other in process.objects:
-            named = process.tables.exports(other.path, slot.symbol) if other is not one else []
-            found = next((item for item in named if item.kind == "OBJECT"), None)
-            if found:
-                target = (other.path, found.name, 0)
-                value = found.value + other.bias
-                break
-        else:
-            target, value = ("", "", 0), 0
-        return Bind(
-            *where, COPY, one.path, slot.symbol, slot.version, "COPY", address, one.section(address), slot.file, slot.file,
-            value, *target, None, "", "", 0, None,
-        )  # fmt: skip
+            yield report.written(where, process, one, address, before, after, odd, AT_BIND)
 
     def _compare(self, where: Where, process: Process, one: Loaded, role: str) -> Iterator[Event]:
         """What has changed in an object that was relocated before."""
         for address, before, value in process.changed(one):
             slot = one.watched[address]
-            odd = process.odd(one, slot, value)
+            idle = slot.type == JUMP_SLOT and slot.file != 0 and value == one.stub(slot)
+            odd = "" if idle else process.odd(one, slot, value)
             if not odd and address in one.unbound and role != AT_EXIT:
                 one.seen.clear()  # another thread is in the resolver: its event comes, or else it is looked at again
                 continue
             one.held[address] = value
             one.unbound.discard(address)
+            if idle or (process.inherited and not odd):
+                continue  # bound by another thread while a fork copied the memory: before or after that, one can't tell
             if odd:
-                yield self._write(where, process, one, address, slot, before, value, odd, NOTICED.get(role, role))
+                yield report.written(where, process, one, address, before, value, odd, NOTICED.get(role, role))
             else:
-                yield self._bind(where, process, one, WRITE, address, slot, before, value)
-
-    def _write(
-        self,
-        where: Where,
-        process: Process,
-        one: Loaded,
-        address: int,
-        slot: Slot,
-        before: int,
-        after: int,
-        odd: str,
-        when: str,
-    ) -> Write:
-        return Write(
-            *where, one.path, slot.symbol, slot.version, address, one.section(address), before, after,
-            *process.target(after, slot.symbol, slot.version), odd, when,
-        )  # fmt: skip
+                yield report.bind(where, process, one, address, WRITE, before, value)
 
 
-def monotonic() -> int:
-    """Now, as in events."""
-    return time.monotonic_ns()
+def _waits(one: Loaded, address: int, slot: Slot) -> bool:
+    """True if the slot leads to its PLT stub, and from there to the resolver."""
+    return slot.type == JUMP_SLOT and slot.file != 0 and one.held.get(address) == one.stub(slot)

@@ -60,7 +60,8 @@ class Resolver(Event):
 class Bind(Event):
     """A slot has got its value, in three states: `file` on disk, `before` as relocated (mostly to its PLT stub), `after`.
 
-    `caller` is the return address of the call that made the linker bind, for the lazy; `took_ns` from the resolver's entry to
+    `caller` is the return address of the call that made the linker bind, for the lazy, `caller_line` its source line where its
+    object carries DWARF; `took_ns` from the resolver's entry to
     its jump, as watched. `target_offset` counts from the symbol, or from the object where none is known.
     """
 
@@ -82,6 +83,7 @@ class Bind(Event):
     caller_symbol: str
     caller_offset: int
     took_ns: int | None
+    caller_line: str = ""
 
 
 class Write(Event):

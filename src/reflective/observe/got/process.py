@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from struct import Struct
 
 from ...elf import symbols
@@ -16,6 +16,7 @@ from ...plan.stack import AT_BASE, AT_ENTRY, parse_auxv
 from ...proc import loaded, maps
 from ...proc.loaded import VDSO, Loaded
 from ...proc.memory import Memory
+from .words import Linking
 
 WATCHED = (JUMP_SLOT, GLOB_DAT, ABS64, COPY, IRELATIVE)
 WORD = (1 << 64) - 1
@@ -35,6 +36,7 @@ class Object:
         self.unbound: set[int] = set()
         self.lazy = 0
         self.relocated = False
+        self._near, self._name = range(0), ""
         relro = there.slots.relro if there.slots else None
         start, size = relro or (0, 0)
         self.relro = range(start + self.bias & -PAGE, start + size + self.bias & -PAGE)
@@ -51,8 +53,15 @@ class Object:
         return other
 
     def section(self, address: int) -> str:
-        """The name of the section that a slot is in."""
-        return self.slots.section(address - self.bias & WORD) if self.slots else ""
+        """The name of the section that a slot is in, which mostly is that of the one before."""
+        if address not in self._near:
+            place, sections = address - self.bias & WORD, self.slots.sections if self.slots else ()
+            found = next((one for one in sections if one.address <= place < one.address + one.size), None)
+            if found is None:
+                return ""
+            self._near = range(found.address + self.bias, found.address + found.size + self.bias)
+            self._name = found.name
+        return self._name
 
     def table(self) -> tuple[int, ...]:
         """The address of each slot of DT_JMPREL, by relocation index."""
@@ -72,7 +81,7 @@ class Object:
         return slot.type in (JUMP_SLOT, GLOB_DAT, IRELATIVE) or (slot.type == ABS64 and address in self.relro)
 
 
-class Tables(Mapping[str, Symbols]):
+class Tables:
     """The symbols of loaded files, by path, each read when it is first asked for."""
 
     def __init__(self) -> None:
@@ -84,28 +93,21 @@ class Tables(Mapping[str, Symbols]):
         """Where the symbols of a file come from."""
         self._files[one.path] = one.file
 
-    def __getitem__(self, path: str) -> Symbols:
+    def get(self, path: str) -> Symbols | None:
+        """The symbols of a file; None if it has none, or can't be read."""
         if path not in self._known:
             self._known[path] = _symbols(path, self._files.get(path, ""))
-        table = self._known[path]
-        if table is None:
-            raise KeyError(path)
-        return table
+        return self._known[path]
 
     def exports(self, path: str, name: str) -> list[Symbol]:
         """The symbols of this name in a file that others can be bound to; a program's PLT entry too, as its address is."""
-        if path not in self._exports:
+        known = self._exports.get(path)
+        if known is None:
             known = self._exports[path] = {}
             for symbol in self.get(path) or ():
                 if symbol.kind == "PLT" or symbol.binding != "LOCAL":
                     known.setdefault(symbol.name.removesuffix("@plt"), []).append(symbol)
-        return self._exports[path].get(name, [])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._files, **self._known})
-
-    def __len__(self) -> int:
-        return len({**self._files, **self._known})
+        return known.get(name, [])
 
 
 _read: dict[tuple[str, FileIdentity], Symbols | None] = {}
@@ -130,28 +132,32 @@ class Process:
         self.objects: list[Object] = []
         self.points: dict[int, str] = {}
         self.maps: dict[int, Object] = {}  # by link_map
-        self.started = False
+        self.started = self.now = self.inherited = self.attaching = False
         self.main = ""
         self.base = self.entry = self.debug = 0
         self.tables = Tables()
         self.space: tuple[maps.Mapping, ...] = ()
         self._memory: Memory | None = None
         self._starts: list[int] = []
+        self._callers: dict[int, tuple[str, str, int]] = {}
         self._places: dict[tuple[int, int], tuple[int, ...]] = {}  # where each file was mapped, by device and inode
 
     def copy(self, pid: int) -> Process:
         """The child of a fork."""
         other = object.__new__(Process)
-        other.__dict__.update(self.__dict__, pid=pid, _memory=None, points=dict(self.points))
+        other.__dict__.update(self.__dict__, pid=pid, _memory=None, points=dict(self.points), inherited=True)
         other.objects = [one.copy() for one in self.objects]
         twins = dict(zip(map(id, self.objects), other.objects, strict=True))
         other.maps = {link_map: twins[id(one)] for link_map, one in self.maps.items() if id(one) in twins}
         return other
 
-    def linker(self) -> str:
-        """The path of the dynamic linker, "" if there is none."""
+    def linking(self) -> Linking:
+        """Its dynamic linker, and how that binds."""
         home = self.home(self.base) if self.base else None
-        return home.path if home else ""
+        main = self.home(self.entry)
+        interpreter = (main.slots.interpreter if main and main.slots else None) or ""
+        musl = "musl" in interpreter or bool(home and "musl" in home.path)
+        return Linking(home.path if home else "", musl, self.now, attached=self.attaching)
 
     @property
     def memory(self) -> Memory:
@@ -170,10 +176,12 @@ class Process:
         """Reads where the kernel has put the program and its interpreter. Raises SessionError."""
         vector = dict(parse_auxv(maps.content(self.pid, "auxv")))
         self.base, self.entry = vector.get(AT_BASE, 0), vector.get(AT_ENTRY, 0)
+        variables = dict(item.partition(b"=")[::2] for item in maps.content(self.pid, "environ").split(b"\0"))
+        self.now = bool(variables.get(b"LD_BIND_NOW"))
 
     def scan(self) -> tuple[list[Object], list[Object]]:
         """Objects that have come, and that have gone, since the last time. Raises SessionError."""
-        self.space = maps.read(self.pid)
+        self.space, self._callers = maps.read(self.pid), {}
         firsts: dict[tuple[int, int], list[maps.Mapping]] = {}
         for mapping in self.space:
             if mapping.file and mapping.path.startswith("/"):
@@ -187,7 +195,8 @@ class Process:
         new = [Object(one) for one in loaded.read(self.pid, fresh) if (one.path, one.bias) not in there] if fresh else []
         for one in new:
             self.tables.add(one.there)
-        self.objects = sorted([*(one for one in self.objects if one not in gone), *new], key=lambda one: one.start)
+        known = [one for one in new if one.slots is not None]
+        self.objects = sorted([*(one for one in self.objects if one not in gone), *known], key=lambda one: one.start)
         self._starts = [one.start for one in self.objects]
         return new, gone
 
@@ -228,20 +237,33 @@ class Process:
         one = self.home(address)
         if one is None:
             return self._elsewhere(address)
-        names = (
-            [found for found in self.tables.exports(one.path, wanted) if found.value + one.bias == address] if wanted else []
-        )
+        offset = address - one.bias
+        names = [found for found in self.tables.exports(one.path, wanted) if found.value == offset] if wanted else ()
         if names:
-            return one.path, max(names, key=lambda found: (found.version == version, found.default)).name, 0
+            best = names[0] if len(names) == 1 else max(names, key=lambda found: (found.version == version, found.default))
+            return one.path, best.name, 0
         table = self.tables.get(one.path)
-        found = table.at(address - one.bias) if table else None
-        return (one.path, found.name, address - one.bias - found.value) if found else (one.path, "", address - one.bias)
+        found = table.at(offset) if table else None
+        return (one.path, found.name, offset - found.value) if found else (one.path, "", offset)
+
+    def caller(self, address: int) -> tuple[str, str, int]:
+        """The same for a return address, of which few come up again and again."""
+        if address not in self._callers:
+            self._callers[address] = self.target(address)
+        return self._callers[address]
 
     def _elsewhere(self, address: int) -> tuple[str, str, int]:
         mapping = maps.at(self.space, address)
         if mapping is None:
             return "", "", address
         return mapping.path or "[anonymous]", "", address - mapping.start
+
+    def executable_path(self) -> str:
+        """What /proc calls the program, whatever it is."""
+        try:
+            return os.readlink(f"/proc/{self.pid}/exe")
+        except OSError:
+            return ""
 
     def executable(self, address: int) -> bool:
         """True if there is code."""
@@ -255,9 +277,13 @@ class Process:
         if not value:
             return "" if slot.weak else "it has been set to 0"
         home = self.home(value)
+        named = self.tables.exports(home.path, slot.symbol) if home else []
+        for found in named:
+            if home and found.value + home.bias == value:
+                return ""
         mapping = maps.at(self.space, value)
         place = home.path.rpartition("/")[2] if home else (mapping.path or "anonymous memory") if mapping else "nothing"
-        if slot.type in (JUMP_SLOT, IRELATIVE) and not self.executable(value):
+        if slot.type in (JUMP_SLOT, IRELATIVE) and not (mapping and mapping.prot & PROT_EXEC):
             return f"it points to no code: {place} is at {value:#x}"
         if mapping and mapping.path == VDSO:
             return ""
@@ -265,9 +291,11 @@ class Process:
             return "" if home is one else f"it points out of its object, to {place}"
         if home is None:
             return f"it points to {place}, which exports no {slot.symbol}"
-        named = self.tables.exports(home.path, slot.symbol)
-        if any(found.value + home.bias == value or found.kind == "IFUNC" for found in named) or home.path not in self.tables:
-            return ""
+        table = self.tables.get(home.path)
+        there = table.at(value - home.bias) if table else None
+        public = there is not None and there.binding != "LOCAL" and there.value == value - home.bias and there.kind == "FUNC"
+        if table is None or (not public and any(found.kind == "IFUNC" for found in named)):
+            return ""  # nothing is known of it; or it is what an IFUNC's resolver has picked
         return f"{place} exports no {slot.symbol} there"
 
 

@@ -9,6 +9,7 @@ from ...errors import SessionError
 from ...native import got as native
 from ...plan.build import search
 from ...proc.maps import content
+from .callers import Callers
 from .engine import Engine
 from .events import Event
 
@@ -32,7 +33,7 @@ class Watch:
         self._attached = not command
         try:
             self._session = native.Session(tids, gate, pin)
-            self._engine = Engine()
+            self._engine, self._callers = Engine(), Callers()
             self._batches = self._run()
         finally:
             self._gate = gate
@@ -55,7 +56,7 @@ class Watch:
             for batch in self._session.batches(lambda: self.interrupted()):
                 events = list(self._engine.batch(batch))
                 self._answer()
-                yield events
+                yield self._callers.fill(events, self._engine.processes)
         finally:
             self._end()
 

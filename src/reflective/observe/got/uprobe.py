@@ -9,23 +9,25 @@ can't be seen in this way.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from ...elf import relocations
 from ...elf.image import PAGE, PF_X
-from ...elf.relocations import JMPREL, TYPES, Slot, Slots
+from ...elf.relocations import JMPREL, JUMP_SLOT, TYPES, Slot, Slots
 from ...elf.symbols import Symbols
 from ...errors import LoadError, SessionError
 from ...native.got import gated
-from ...native.uprobe import Execed, Forked, Hit, Mapped, Probes, Record
+from ...native.uprobe import Ended, Execed, Forked, Hit, Mapped, Probes, Record
 from ...plan.build import search
 from ...proc import loaded, maps
 from ...proc.loaded import VDSO, Loaded
 from ...proc.memory import Memory
 from ...values import Value
+from . import words
 from .code import LONGEST_RESOLVER, resolver_jump
-from .events import LAZY, Bind, Event, Exec, Fork, Note
+from .events import LAZY, Bind, Event, Exec, Exit, Fork, Note, Object
 from .process import Tables
 
 ENTER, LEAVE = "enter", "leave"
@@ -50,6 +52,8 @@ class Reader:
     def __init__(self) -> None:
         self.tables = Tables()
         self._spaces: dict[int, list[Part]] = {}
+        self.ended: dict[int, int] = {}  # when, by process
+        self._new: set[int] = set()  # processes that have called execve, and have mapped nothing yet
         self._inside: dict[int, list[Hit]] = {}  # by thread: resolutions may nest (the resolver of an IFUNC calls something)
         self._slots: dict[str, Slots | None] = {}
         self._plt: dict[str, dict[int, Slot]] = {}
@@ -71,29 +75,53 @@ class Reader:
                     yield from self._hit(one)
             elif isinstance(one, Mapped):
                 if one.pid in self._spaces:
-                    self._map(one.pid, one.start, one.size, one.offset, one.path)
+                    if one.pid in self._new:  # the kernel maps the program before its linker
+                        self._new.discard(one.pid)
+                        yield Exec(one.pid, one.pid, one.t_ns, one.path)
+                    part = self._map(one.pid, one.start, one.size, one.offset, one.path)
+                    if part:
+                        yield self._object(one.pid, one.t_ns, part)
             elif isinstance(one, Forked):
                 if one.pid in self._spaces:
                     self._spaces[one.child] = list(self._spaces[one.pid])
                     yield Fork(one.pid, one.pid, one.t_ns, one.child, False)
             elif isinstance(one, Execed):
                 self._spaces[one.pid] = []
-                yield Exec(one.pid, one.pid, one.t_ns, "")
+                self._new.add(one.pid)
+            elif isinstance(one, Ended):
+                self.ended[one.pid] = one.t_ns
             else:
                 yield Note(0, 0, one.t_ns, f"{one.count} records found no room: some bindings are missing")
 
-    def _map(self, pid: int, start: int, size: int, offset: int, path: str) -> None:
+    def _map(self, pid: int, start: int, size: int, offset: int, path: str) -> Part | None:
+        """Takes in a mapping; what it is if it is code of an ELF file."""
         bias = start
         if path.startswith("/"):
             slots = self._file(path)
             load = next((x for x in slots.loads if x.flags & PF_X and x.offset & -PAGE == offset), None) if slots else None
             if slots is None or load is None:
-                return
+                return None
             bias = start - (load.vaddr & -PAGE)
             self.tables.add(Loaded(path, bias, slots, path, ""))
         space = self._spaces[pid]
         space[:] = [part for part in space if part.end <= start or part.start >= start + size]
         space.append(Part(start, start + size, path, bias))
+        return space[-1] if path.startswith("/") else None
+
+    def _object(self, pid: int, t_ns: int, part: Part) -> Event:
+        """What can be seen of it in this way."""
+        slots = self._slots[part.path]
+        assert slots is not None
+        lazy = 0 if slots.bind_now else sum(one.type == JUMP_SLOT for one in slots.slots)
+        if not slots.slots:
+            note = "nothing to bind: it refers to no other object"
+        elif slots.bind_now:
+            note = "linked with -z now: all is bound when it is loaded, which uprobes do not show"
+        else:
+            note = f"{lazy} PLT slots: those that are bound by their first call are shown"
+        kind = "now" if slots.bind_now else "lazy" if lazy else "none"
+        where = (pid, pid, t_ns, part.path, part.bias)
+        return Object(*where, kind, words.relro(slots), len(slots.slots), lazy, words.weak(slots), note)
 
     def _file(self, path: str) -> Slots | None:
         if path not in self._slots:
@@ -185,7 +213,15 @@ class UprobeWatch:
             ended = False
             while not ended:
                 ended = self.interrupted() or self._ended()
-                yield list(self._reader.events(probes.records(WAIT, last=ended)))
+                yield [*self._reader.events(probes.records(WAIT, last=ended)), *self._exit()]
+
+    def _exit(self) -> list[Event]:
+        if self.status is None:
+            return []
+        killed = os.WIFSIGNALED(self.status)
+        now = self._reader.ended.get(self.pid, 0) or time.monotonic_ns()
+        code, number = (None, os.WTERMSIG(self.status)) if killed else (os.WEXITSTATUS(self.status), None)
+        return [Exit(self.pid, self.pid, now, code, number, ())]
 
     def _ended(self) -> bool:
         """A program that we started is waited for; its children may live on."""
@@ -217,7 +253,7 @@ def _probes(pid: int, path: str) -> Probes:
                 offset = _offset(linker.slots, address - linker.bias)
                 return Probes(linker.file, {ENTER: (offset, FETCHED), LEAVE: (offset + jump, ("%r11",))})
     what = f"{path} is not the linker of this process, so its resolver is not known" if path else "it binds nothing lazily"
-    raise SessionError(f"no resolver to probe: {what}; --engine=c watches it")
+    raise SessionError(f"no resolver to probe: {what}; --engine=ptrace watches it")
 
 
 def _offset(slots: Slots, address: int) -> int:

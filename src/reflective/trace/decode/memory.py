@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from .base import Call, Kind, Signature, bits, flags, hexadecimal, named, named_flags, numbered
+from .base import (
+    BY_ONE,
+    BYTES,
+    ON_RETURN,
+    Call,
+    Kind,
+    Signature,
+    address,
+    bits,
+    flags,
+    hexadecimal,
+    named,
+    named_flags,
+    numbered,
+)
 from .common import FD, LU, D, P
 
 PROT = (
@@ -33,6 +47,15 @@ def _remapped(call: Call, arg: int) -> str | None:
     return P.render(call, arg) if call.args[3] & 6 else None
 
 
+def _resident(call: Call, arg: int) -> str:
+    pages, data = -(-call.args[1] // 4096), call.bytes(arg, ON_RETURN) or b""
+    if call.error or not call.returned or len(data) < min(pages, call.limit):
+        return address(call.args[arg])
+    more = ["..."] if pages > call.limit else []
+    return f"[{', '.join([*(str(byte) for byte in data[: min(pages, call.limit)]), *more])}]"
+
+
+RESIDENT = Kind(_resident, ((ON_RETURN, BYTES, BY_ONE, 1024),), True)
 ADVICE_ARG = named(ADVICE, "MADV_???")
 PROTECTION = named_flags(PROT, "PROT_???")
 OFFSET = Kind(lambda call, arg: hexadecimal(call.args[arg]))
@@ -42,7 +65,7 @@ CALLS: dict[str, Signature] = {
     "brk": (P,), "mmap": (P, LU, PROTECTION, Kind(_map_flags), FD, OFFSET), "munmap": (P, LU), "mprotect": (P, LU, PROTECTION),
     "madvise": (P, LU, ADVICE_ARG), "mremap": (P, LU, LU, REMAP, Kind(_remapped)),
     "msync": (P, LU, named_flags(bits("MS_ASYNC MS_INVALIDATE MS_SYNC"), "MS_???")), "mlock": (P, LU), "munlock": (P, LU),
-    "mlock2": (P, LU, named_flags({1: "MLOCK_ONFAULT"}, "MLOCK_???")), "mincore": (P, LU, P), "munlockall": (),
+    "mlock2": (P, LU, named_flags({1: "MLOCK_ONFAULT"}, "MLOCK_???")), "mincore": (P, LU, RESIDENT), "munlockall": (),
     "mlockall": (named_flags(bits("MCL_CURRENT MCL_FUTURE MCL_ONFAULT"), "MCL_???"),),
     "pkey_mprotect": (P, LU, PROTECTION, D),
     "pkey_alloc": (LU, named_flags(bits("PKEY_DISABLE_ACCESS PKEY_DISABLE_WRITE"), "PKEY_???")),

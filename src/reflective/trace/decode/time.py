@@ -50,7 +50,7 @@ def _event(call: Call, arg: int) -> str:
         return address(call.args[arg])
     value, number, notify, more = struct.unpack_from("<QiiQ", data)
     known = {}
-    if notify != SIGEV_NONE:
+    if value:
         known["sigev_value"] = fields(sival_int=str(signed(value)), sival_ptr=address(value))
     known["sigev_signo"] = signal_name(number) if number else "0"
     known["sigev_notify"] = choice(notify & 0xFFFFFFFF, NOTIFY, "SIGEV_???")
@@ -77,7 +77,6 @@ def _times(data: bytes, call: Call) -> str:
     return fields(**dict(zip(names, texts, strict=True)))
 
 
-SIGEV_NONE = 1
 NOTIFY = {0: "SIGEV_SIGNAL", 1: "SIGEV_NONE", 2: "SIGEV_THREAD", 4: "SIGEV_THREAD_ID"}
 ID_OUT = structure(4, lambda data, call: f"[{int.from_bytes(data, 'little')}]", ON_RETURN)
 CLOCK = named(CLOCKS, "CLOCK_???")

@@ -18,6 +18,7 @@ from .base import (
     flags,
     hexadecimal,
     named_flags,
+    quoted,
     signed,
     whole,
 )
@@ -29,6 +30,7 @@ READ_WRITE = bits("RWF_HIPRI RWF_DSYNC RWF_SYNC RWF_NOWAIT RWF_APPEND")
 SYNC_RANGE = bits("SYNC_FILE_RANGE_WAIT_BEFORE SYNC_FILE_RANGE_WRITE SYNC_FILE_RANGE_WAIT_AFTER")
 ALLOCATE = bits("KEEP_SIZE PUNCH_HOLE NO_HIDE_STALE COLLAPSE_RANGE ZERO_RANGE INSERT_RANGE UNSHARE_RANGE", "FALLOC_FL_")
 RESOLVE = bits("RESOLVE_NO_XDEV RESOLVE_NO_MAGICLINKS RESOLVE_NO_SYMLINKS RESOLVE_BENEATH RESOLVE_IN_ROOT RESOLVE_CACHED")
+_GIVEN = sent(3)
 DEVICES = (0o020000, 0o060000)
 
 
@@ -41,6 +43,26 @@ def _offset(call: Call, arg: int) -> str:
     if not call.returned or call.error or after is None or not call.ret:
         return f"[{first}]"
     return f"[{first}] => [{signed(int.from_bytes(after, 'little'), 64)}]"
+
+
+def _attribute(call: Call, arg: int) -> str:
+    """An attribute's value: without its last NUL."""
+    data = call.bytes(arg, ON_RETURN)
+    if call.error or not call.returned or data is None:
+        return RECEIVED.render(call, arg) or ""
+    whole_value = len(data) == call.ret
+    return quoted(data.removesuffix(b"\0") if whole_value else data, call.limit, call.ret > call.limit)
+
+
+def _given_attribute(call: Call, arg: int) -> str:
+    data, size = call.bytes(arg, ON_ENTRY), call.args[3]
+    if data and len(data) == size:
+        return quoted(data.removesuffix(b"\0"), call.limit)
+    return _GIVEN.render(call, arg) or ""
+
+
+def _names(call: Call, arg: int) -> str:
+    return (RECEIVED.render(call, arg) or "") if call.args[arg + 1] else address(call.args[arg])
 
 
 def _remote(call: Call, arg: int) -> str:
@@ -80,7 +102,9 @@ SPLICE_FLAGS, ATTRIBUTE_FLAGS = (
 )
 POSITION = Kind(_offset, ((ON_ENTRY, BYTES, BY_ONE, 8), (ON_RETURN, BYTES, BY_ONE, 8)), grows=True)
 REMOTE = Kind(_remote, ((ON_ENTRY, BYTES, 4, 16),))
-SET, GOT = (STR, sent(3), LU, ATTRIBUTE_FLAGS), (STR, RECEIVED, LU)
+SET = (STR, Kind(_given_attribute, _GIVEN.copies), LU, ATTRIBUTE_FLAGS)
+GOT = (STR, Kind(_attribute, RECEIVED.copies, True), LU)
+LIST = (Kind(_names, RECEIVED.copies, True), LU)
 HIDDEN = Kind(lambda call, arg: None)  # the high half of an offset, for 32-bit programs
 VECTOR_FLAGS = named_flags(READ_WRITE, "RWF_???")
 _READ_LOCAL = iovec(2, ON_RETURN)
@@ -99,7 +123,7 @@ CALLS: dict[str, Signature] = {
     "mknod": (PATH, MODE, _device(1)), "mknodat": (DIRFD, PATH, MODE, _device(2)),
     "setxattr": (PATH, *SET), "lsetxattr": (PATH, *SET), "fsetxattr": (FD, *SET),
     "getxattr": (PATH, *GOT), "lgetxattr": (PATH, *GOT), "fgetxattr": (FD, *GOT),
-    "listxattr": (PATH, RECEIVED, LU), "llistxattr": (PATH, RECEIVED, LU), "flistxattr": (FD, RECEIVED, LU),
+    "listxattr": (PATH, *LIST), "llistxattr": (PATH, *LIST), "flistxattr": (FD, *LIST),
     "removexattr": (PATH, STR), "lremovexattr": (PATH, STR), "fremovexattr": (FD, STR),
     "name_to_handle_at": (DIRFD, PATH, P, P, AT_FLAGS), "fchmodat2": (DIRFD, PATH, Kind(lambda call, arg: octal_mode(
         call.args[arg] & 0xFFFF)), AT_FLAGS), "memfd_secret": (U,),

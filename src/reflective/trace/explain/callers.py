@@ -6,13 +6,14 @@ call that the library makes for itself from one that a program has asked for by 
 
 from __future__ import annotations
 
+import functools
+
+from ...elf.unwind import RETURN, RSP
 from .facts import Fact
 from .objects import Loaded, code_before, frames_of, function_at
 from .state import State
 
 ALLOCATORS = ("malloc", "calloc", "realloc", "memalign", "posix_memalign", "aligned_alloc")
-RSP, RETURN = 7, 16
-KEPT = (3, 6, 12, 13, 14, 15)  # rbx, rbp, r12 to r15: a function gives them back as they were
 DEEPEST = 40
 
 
@@ -29,21 +30,18 @@ def returns(state: State, fact: Fact) -> list[tuple[Loaded, int]]:
     found: list[tuple[Loaded, int]] = []
     registers, at = {RSP: fact.sp}, fact.ip
     here = state.object_at(at)
+    read = functools.partial(_word, fact)
     while here is not None and here.path == fact.object and len(found) < DEEPEST:
         table = frames_of(here.elf)
         rules = table.rules(at - here.base - (1 if found else 0)) if table is not None else None
-        if rules is None or rules.register not in registers or RETURN not in rules.saved:
+        before = rules.caller(registers, read) if rules is not None else None
+        if before is None:
             break
-        frame = registers[rules.register] + rules.offset
-        values = {register: _word(fact, frame + offset) for register, offset in rules.saved.items()}
-        back = values[RETURN]
-        here = state.object_at(back) if back is not None else None
-        if back is None or here is None or not _is_return(here, back):
+        registers, at = before, before[RETURN]
+        here = state.object_at(at)
+        if here is None or not _is_return(here, at):
             break
-        found.append((here, back))
-        kept = {register: registers[register] for register in KEPT if register in registers}
-        restored = {register: value for register, value in values.items() if register in KEPT and value is not None}
-        registers, at = {**kept, **restored, RSP: frame}, back
+        found.append((here, at))
     return found
 
 

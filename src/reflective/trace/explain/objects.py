@@ -5,11 +5,9 @@ from __future__ import annotations
 import bisect
 import functools
 import os
-from struct import error
 
-from ...elf import dynamic, sections
+from ...elf import dynamic, sections, unwind
 from ...elf.dynamic import Dynamic
-from ...elf.eh_frame import Table
 from ...elf.image import PAGE, PT_GNU_RELRO, ElfImage, FileIdentity, Segment, read
 from ...elf.sections import Section
 from ...errors import LoadError
@@ -141,19 +139,9 @@ def code_before(elf: Elf, address: int, size: int) -> bytes:
         return b""
 
 
-@functools.lru_cache(64)
-def _frames(path: str, identity: FileIdentity) -> Table:
-    elf = _read(path, identity)
-    section = next(((item.address, item.size) for item in elf.sections if item.name == ".eh_frame"), None)
-    return Table(elf.image, _content(path, identity), section)
-
-
-def frames_of(elf: Elf) -> Table | None:
-    """How to find the callers of the file's functions; None if it can't be read."""
-    try:
-        return _frames(elf.image.path, elf.image.identity)
-    except (OSError, LoadError, error):
-        return None
+def frames_of(elf: Elf) -> unwind.Frames | None:
+    """How to find the callers of the file's functions; None if it does not say."""
+    return unwind.of(elf.image.path, elf.image.identity)
 
 
 def contains(elf: Elf, text: bytes) -> bool:

@@ -116,7 +116,8 @@ def begin(space: bytes, auxv: bytes, environ: bytes) -> State:
     if executable is not None and interpreter is None and is_linker(executable.elf):
         executable, interpreter = None, executable  # started as a program: it loads another
     others = _libraries(mappings, {item.path for item in (executable, interpreter) if item})
-    return State(executable, interpreter, others, names, bool(known.get(AT_SECURE)))
+    heap = tuple(Area(item.start, item.end, ARENA) for item in mappings if item.path == "[heap]")  # attached to: not the first
+    return State(executable, interpreter, others, names, bool(known.get(AT_SECURE)), areas=heap)
 
 
 def _object_with(mappings: tuple[Mapping, ...], address: int) -> Loaded | None:

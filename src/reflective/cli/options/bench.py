@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+
+from .common import color
 
 EXAMPLES = """\
 examples:
@@ -19,41 +21,30 @@ Ways are measured in turn, in one run; those that may fork, in runs of their own
 """
 WAYS = ("posix_spawn", "vfork", "fork", "cold", "template", "pool", "ulexecve")  # bench/ways.py; not imported for --help
 PROGRAMS = ("true", "c++", "bash", "ls", "git", "perl", "cmake", "python")  # bench/measure.py
+CLIENTS = "at once, for starts a second (default: 2; 0: not measured)"
 
 
-def add(commands: Any) -> None:
-    """Adds the subcommand."""
-    bench = commands.add_parser(
-        "bench",
-        help="measure how long a start takes",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add(parser: ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--way", metavar="WAY", choices=WAYS, action="append", default=[], help="of starting (default: all)")
+    parser.add_argument("--program", metavar="NAME", choices=PROGRAMS, action="append", default=[], help="default: all")
+    parser.add_argument(
+        "-n", dest="runs", metavar="RUNS", type=_number(2, 1_000_000), default=100, help="default: 100 of each"
     )
-    bench.add_argument("--way", metavar="WAY", choices=WAYS, action="append", default=[], help="of starting (default: all)")
-    bench.add_argument("--program", metavar="NAME", choices=PROGRAMS, action="append", default=[], help="default: all")
-    bench.add_argument(
-        "-n", dest="runs", metavar="RUNS", type=_number(2, 1_000_000), default=100, help="of each (default: 100)"
-    )
-    bench.add_argument(
+    parser.add_argument(
         "--memory", metavar="MB", type=_number(1, 1 << 20), action="append", default=[],
         help="the size of the process that starts (default: 15, and 200 and 1000 for the first program)",
     )  # fmt: skip
-    bench.add_argument(
-        "--clients",
-        metavar="N",
-        type=_number(0, 64),
-        default=2,
-        help="at once, for starts a second (default: 2; 0: not measured)",
-    )
-    bench.add_argument("--plot", metavar="FILE", help="draw medians as bars: .png, .svg or .pdf")
-    bench.add_argument("--json", action="store_true", help="one JSON object a way")
-    bench.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+    parser.add_argument("--clients", metavar="N", type=_number(0, 64), default=2, help=CLIENTS)
+    parser.add_argument("--plot", metavar="FILE", help="draw medians as bars: .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="one JSON object a way")
+    color(parser)
 
 
-def _number(least: int, most: int) -> type[int]:
+def _number(least: int, most: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+            raise ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
         return int(text)
 
-    return convert  # type: ignore[return-value]
+    return convert

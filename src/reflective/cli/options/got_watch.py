@@ -1,9 +1,10 @@
-"""The options of `reflective got-watch`, apart from what carries them out: every command line builds the whole parser."""
+"""The options of `reflective got-watch`, apart from what carries them out."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from argparse import ArgumentParser, ArgumentTypeError
+
+from .common import color, program
 
 HOWS = ("lazy", "startup", "irelative", "copy", "dlopen", "write")  # observe/got/events.py; not imported for --help
 PHASES = ("loader", "interpreter", "entry", "main", "exit")
@@ -15,6 +16,7 @@ examples:
   got-watch --summary python3 -c pass          counts by object, share never bound, time in the resolver
   got-watch -p 1234                            a process that runs already; ^C detaches, and leaves no breakpoint behind
   got-watch --fail-on-hijack ./program         exit status 3 if a slot ends up where no linker would have put it
+  got-watch --engine=uprobe -p 1234            first calls in a program that must not be stopped (root)
   got-watch --list -p 1234                     all slots now, without stopping it
   got-watch --verify puts ./program            the very instruction that writes the slot, by a hardware watchpoint
   got-watch --redirect puts=abort ./program    point a slot somewhere else
@@ -24,41 +26,40 @@ exit status: the program's; 3 after a hijack with --fail-on-hijack; 127 it is no
 """
 
 
-def add(commands: Any) -> None:
-    """The subcommand."""
-    got = commands.add_parser(
-        "got-watch",
-        help="watch every symbol being bound, in every object",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    got.add_argument("-p", dest="pid", metavar="PID", type=int, help="attach to a process that runs already")
-    got.add_argument("-o", dest="output", metavar="FILE", help="write there (default: stderr; with --json stdout)")
-    got.add_argument(
+def add(parser: ArgumentParser) -> None:
+    """Its options and arguments."""
+    parser.add_argument("-p", dest="pid", metavar="PID", type=int, help="attach to a process that runs already")
+    parser.add_argument("-o", dest="output", metavar="FILE", help="write there (default: stderr; with --json stdout)")
+    parser.add_argument(
         "--symbol", metavar="PATTERN", action="append", default=[], help="only such symbols (name or name@VERSION)"
     )
-    got.add_argument(
+    parser.add_argument(
         "--object", metavar="PATTERN", action="append", default=[], help="only objects with such a path or file name"
     )
-    got.add_argument("--how", metavar="HOW", type=_hows, default=(), help=f"only such bindings: {', '.join(HOWS)}")
-    got.add_argument("--summary", action="store_true", help="counts at the end, instead of a line for each")
-    got.add_argument("--fail-on-hijack", action="store_true", help="exit status 3 if a slot was hijacked")
-    got.add_argument("--no-pin", action="store_true", help="leave the program its CPUs: slower")
-    got.add_argument("--json", action="store_true", help="one JSON object an event")
-    got.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
-    other = got.add_argument_group("instead of watching")
+    parser.add_argument("--how", metavar="HOW", type=_hows, default=(), help=f"only such bindings: {', '.join(HOWS)}")
+    parser.add_argument("--summary", action="store_true", help="counts at the end, instead of a line for each")
+    parser.add_argument("--fail-on-hijack", action="store_true", help="exit status 3 if a slot was hijacked")
+    parser.add_argument("--no-pin", action="store_true", help="leave the program its CPUs: slower")
+    parser.add_argument(
+        "--engine",
+        choices=("ptrace", "uprobe"),
+        default="ptrace",
+        help="uprobe: nothing is stopped, but only lazy bindings are seen (root)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object an event")
+    color(parser)
+    other = parser.add_argument_group("instead of watching")
     other.add_argument("--list", action="store_true", help="all slots as they are now")
     other.add_argument("--redirect", metavar="SYMBOL=WHERE", action="append", help="point a slot to a symbol or address")
     other.add_argument("--force", action="store_true", help="also if RELRO has made the slot read-only")
     other.add_argument("--verify", metavar="SYMBOL", help="show the instruction that writes this slot")
     other.add_argument("--at", metavar="PHASE", choices=PHASES, help=f"stop the program there: {', '.join(PHASES)}")
     other.add_argument("--via", choices=("kernel", "reflective"), help="who starts the program (default: kernel)")
-    got.add_argument("program", nargs="?", help="looked for in PATH unless it has a slash")
-    got.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG").required = False
+    program(parser, optional=True)
 
 
 def _hows(text: str) -> tuple[str, ...]:
     wrong = [word for word in text.split(",") if word not in HOWS]
     if wrong:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(HOWS)}")
+        raise ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(HOWS)}")
     return tuple(text.split(","))

@@ -1,9 +1,10 @@
-"""The options of `reflective trace`, apart from what carries them out: every command line builds the whole parser."""
+"""The options of `reflective trace`, apart from what carries them out."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from argparse import ArgumentParser, ArgumentTypeError
+
+from .common import program
 
 EXAMPLES = """\
 examples:
@@ -22,10 +23,8 @@ exit status: the program's; death by a signal becomes death by the same signal; 
 """
 
 
-def add(commands: argparse._SubParsersAction[Any]) -> None:
-    """The options of `reflective trace`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = commands.add_parser("trace", help="show every system call of a program", epilog=EXAMPLES, formatter_class=raw)
+def add(parser: ArgumentParser) -> None:
+    """Its options and arguments."""
     parser.add_argument("-f", "--follow", action="store_true", help="children and threads too")
     parser.add_argument("-e", "--expression", metavar="EXPR", type=_selection, help="which calls: trace=%%file,openat,!mmap")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: stderr, for --json stdout")
@@ -40,20 +39,19 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--via", choices=("kernel", "reflective"), default="kernel", help="what loads the program (kernel)")
     parser.add_argument("--engine", choices=("c", "python"), default="c", help="python: the loop through python-ptrace (c)")
     parser.add_argument("--no-pin", action="store_true", help="leave the CPUs of the traced tasks alone")
-    parser.add_argument("program", nargs="?", help="looked for in PATH unless it has a slash")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG")
+    program(parser, optional=True)
 
 
 def _selection(text: str) -> frozenset[int]:
-    from ..trace.syscalls import select
+    from ...trace.syscalls import select
 
     try:
         return select(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
+        raise ArgumentTypeError(f"{text!r} is no number of bytes")
     return int(text)

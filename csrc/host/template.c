@@ -1,0 +1,408 @@
+/*
+ * The caller's half of a template: writes one start into shared memory, sends the descriptors, and gets a pid.
+ *
+ * The stack is the kernel's (stack.c), but for where its parts lie: auxv, AT_RANDOM's bytes and the path stay where the template
+ * has them, the vectors reach down from auxv and the strings from the path.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../template/template.h"
+#include "prepare.h"
+
+#include "template_bytes.h" /* static const uint8_t template_bytes[], made by setup.py from csrc/template */
+
+struct refl_birth {
+    struct refl_identity identity;
+    struct refl_carried carried;
+};
+
+enum { STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
+
+_Static_assert(sizeof template_bytes <= TEMPLATE_CODE, "fits");
+
+uint64_t refl_template_code(uint8_t *out)
+{
+    if (out)
+        memcpy(out, template_bytes, sizeof template_bytes);
+    return sizeof template_bytes;
+}
+
+static struct template_request *slot_at(uint8_t *shared, uint64_t slot)
+{
+    return (struct template_request *)(shared + (1 + slot) * TEMPLATE_SLOT);
+}
+
+/* argc, argv, NULL, envp, NULL; the environment's address. 0 if there are fewer strings than that. */
+static uint64_t write_vectors(const struct refl_clone *clone, uint64_t strings, uint64_t *word)
+{
+    const char *at = clone->strings, *end = at + clone->strings_size;
+    uint64_t counts[2] = {clone->argc, clone->envc}, env = 0;
+    *word++ = clone->argc;
+    for (int which = 0; which < 2; which++) {
+        env = strings + (uint64_t)(at - clone->strings);
+        for (uint64_t i = 0; i < counts[which]; i++) {
+            const char *nul = memchr(at, 0, (size_t)(end - at));
+            if (!nul)
+                return 0;
+            *word++ = strings + (uint64_t)(at - clone->strings);
+            at = nul + 1;
+        }
+        *word++ = 0;
+    }
+    return at == end ? env : 0;
+}
+
+/* -E2BIG if the template's stack, or the slot, has no room for it. */
+static int write_request(const struct refl_clone *clone, struct template_request *r)
+{
+    const struct template_facts *facts = (const struct template_facts *)clone->shared;
+    uint64_t words = clone->argc + clone->envc + 3, size = clone->strings_size, env;
+    if (clone->argc > TEMPLATE_ROOM / 8 || clone->envc > TEMPLATE_ROOM / 8 || size > TEMPLATE_ROOM ||
+        words * 8 + facts->auxv_size + size > TEMPLATE_ROOM)
+        return -E2BIG;
+    r->vectors_size = words * 8 + facts->auxv_size;
+    r->sp = (facts->random - r->vectors_size) & ~15ul;
+    r->auxv = r->sp + words * 8;
+    r->strings = facts->execfn - size;
+    r->strings_size = size;
+    if (r->strings < clone->strings_low)
+        return -E2BIG;
+    r->stack_low = (r->strings & ~(uint64_t)(REFL_PAGE - 1)) - STACK_EXPAND;
+    uint8_t *bytes = (uint8_t *)(r + 1);
+    env = write_vectors(clone, r->strings, (uint64_t *)bytes);
+    if (!env)
+        return -EINVAL;
+    memcpy(bytes + words * 8, facts->auxv, facts->auxv_size);
+    memcpy(bytes + r->vectors_size, clone->strings, size);
+    memcpy(&r->mm, clone->mm, sizeof r->mm);
+    uint64_t fresh[3];
+    if (getrandom(fresh, sizeof fresh, 0) != sizeof fresh)
+        return -errno;
+    memcpy(r->random, fresh, sizeof r->random);
+    if (clone->brk_pages)
+        r->mm.start_brk = r->mm.brk = clone->brk_low + fresh[2] % clone->brk_pages * REFL_PAGE;
+    r->mm.start_stack = r->sp;
+    r->mm.arg_start = r->strings;
+    r->mm.arg_end = r->mm.env_start = env;
+    r->mm.env_end = facts->execfn;
+    r->new_session = clone->new_session;
+    return 0;
+}
+
+static int send_message(int sock, uint32_t order, uint32_t slot, const int32_t *fds, uint64_t count)
+{
+    struct template_message message = {order, slot};
+    struct iovec part = {&message, sizeof message};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(TEMPLATE_FDS * sizeof(int))];
+    } control;
+    struct msghdr header = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count) {
+        header.msg_control = &control;
+        header.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        control.header =
+            (struct cmsghdr){.cmsg_len = CMSG_LEN(count * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
+    }
+    ssize_t sent;
+    do {
+        sent = sendmsg(sock, &header, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : 0;
+}
+
+int64_t refl_template_answer(int32_t sock)
+{
+    int64_t answer;
+    ssize_t got;
+    do {
+        got = recv(sock, &answer, sizeof answer, 0);
+    } while (got < 0 && errno == EINTR);
+    return got == sizeof answer ? answer : -EPIPE;
+}
+
+int refl_template_busy(uint8_t *shared, uint64_t slot)
+{
+    return (int)__atomic_load_n(&slot_at(shared, slot)->busy, __ATOMIC_ACQUIRE);
+}
+
+static void stamp_of(const char *path, uint64_t stamp[6])
+{
+    struct stat status;
+    memset(stamp, 0, 6 * sizeof *stamp);
+    if (stat(path, &status))
+        return;
+    stamp[0] = status.st_dev;
+    stamp[1] = status.st_ino;
+    stamp[2] = (uint64_t)status.st_size;
+    stamp[3] = (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec;
+    stamp[4] = (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec;
+    stamp[5] = status.st_mode;
+}
+
+uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out)
+{
+    uint64_t count = 0;
+    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, count++)
+        if (out)
+            stamp_of(paths + at, out + 6 * count);
+    return count;
+}
+
+static int same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
+{
+    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, stamps += 6) {
+        uint64_t stamp[6];
+        stamp_of(paths + at, stamp);
+        if (memcmp(stamp, stamps, sizeof stamp))
+            return 0;
+    }
+    return 1;
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+void refl_template_ahead(uint8_t *shared, const uint64_t *pages, uint64_t count, const uint64_t *ranges, uint64_t range_count)
+{
+    struct template_facts *facts = (struct template_facts *)shared;
+    facts->page_count = less(count, TEMPLATE_PAGES);
+    memcpy(facts->pages, pages, facts->page_count * sizeof *pages);
+    facts->range_count = less(range_count, TEMPLATE_RANGES);
+    memcpy(facts->ranges, ranges, facts->range_count * sizeof *facts->ranges);
+}
+
+uint64_t refl_kept_size(void)
+{
+    return sizeof(struct refl_kept);
+}
+
+uint64_t refl_birth_size(void)
+{
+    return sizeof(struct refl_birth);
+}
+
+int refl_birth(struct refl_birth *birth)
+{
+    return refl_read_state(&birth->identity, &birth->carried);
+}
+
+void refl_template_born(uint8_t *shared, const struct refl_birth *born)
+{
+    ((struct template_facts *)shared)->born = born->carried;
+}
+
+/* What a clone can be given without fail; the rest must be as it was when the template was made. */
+static int same_but_these(struct refl_carried born, const struct refl_carried *now)
+{
+    born.ignored = now->ignored;
+    born.blocked = now->blocked;
+    born.umask = now->umask;
+    return memcmp(&born, now, sizeof born) == 0;
+}
+
+/* Whether the template may serve this caller now; then with the state that the clone gets. -ESTALE: make another. */
+static int decide(const struct refl_clone *clone, struct template_request *r)
+{
+    const struct refl_birth *born = clone->born;
+    struct refl_birth now;
+    int error = clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid)
+                    ? refl_read_kept(clone->kept, &now.identity, &now.carried)
+                    : refl_birth(&now);
+    if (error || !refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
+        !same_stamps(clone->paths, clone->paths_size, clone->stamps))
+        return -ESTALE;
+    r->now = now.carried;
+    r->now.ignored = (r->now.ignored & ~clone->to_default) | clone->to_ignore;
+    if (clone->umask >= 0)
+        r->now.umask = (uint32_t)clone->umask;
+    return 0;
+}
+
+static void say(struct template_request *r, uint32_t word)
+{
+    __atomic_store_n(&r->word, word, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&r->waits, __ATOMIC_SEQ_CST))
+        syscall(SYS_futex, &r->word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+enum { CHUNK = 256, POLLED_MOST = 4096, FD_CLOSE_ON_EXEC = 1 };
+
+/* Descriptors found open: those that are not close-on-exec are kept. */
+struct found {
+    int32_t *fds;
+    uint32_t count, most;
+    int64_t left; /* open ones not found yet */
+};
+
+static int look_at(struct found *found, int32_t fd)
+{
+    int flags = fcntl(fd, F_GETFD);
+    if (flags < 0)
+        return 0;
+    found->left--;
+    if (flags & FD_CLOSE_ON_EXEC)
+        return 0;
+    if (found->count == found->most)
+        return -EMFILE;
+    found->fds[found->count++] = fd;
+    return 0;
+}
+
+/* poll tells of many numbers at a time whether they are open, but not of O_PATH ones: then some are left. */
+static int look_by_poll(struct found *found)
+{
+    uint64_t limit = refl_limit(RLIMIT_NOFILE);
+    uint32_t chunk = limit < CHUNK ? (uint32_t)limit : CHUNK; /* poll's most */
+    for (int32_t base = 0; found->left > 0 && chunk && base < POLLED_MOST; base += (int32_t)chunk) {
+        struct pollfd polled[CHUNK];
+        for (uint32_t i = 0; i < chunk; i++)
+            polled[i] = (struct pollfd){.fd = base + (int32_t)i};
+        if (poll(polled, chunk, 0) < 0)
+            return 0;
+        for (uint32_t i = 0; i < chunk; i++)
+            if (!(polled[i].revents & POLLNVAL) && look_at(found, polled[i].fd))
+                return -EMFILE;
+    }
+    return 0;
+}
+
+/* The directory's size is how many are open (Linux 6.2). */
+int refl_inheritable(int32_t *fds, uint32_t most)
+{
+    struct stat status;
+    if (stat("/proc/self/fd", &status) || status.st_size == 0)
+        return -ENOSYS;
+    struct found found = {fds, 0, most, status.st_size};
+    int error = look_by_poll(&found);
+    if (!error && found.left > 0) {
+        found = (struct found){fds, 0, most, status.st_size};
+        for (int32_t fd = 0; found.left > 0 && fd < 1 << 20 && !error; fd++)
+            error = look_at(&found, fd);
+    }
+    return error ? error : (int)found.count;
+}
+
+/* Descriptors of this process and the numbers that they shall have; how many, or -errno. */
+static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *targets)
+{
+    int count = (int)clone->fd_count;
+    if (clone->inherit)
+        count = refl_inheritable(fds, TEMPLATE_FDS - 1);
+    else if (clone->fd_count > TEMPLATE_FDS - 1)
+        return -E2BIG;
+    else
+        memcpy(fds, clone->fds, clone->fd_count * sizeof *fds);
+    if (count > 0)
+        memcpy(targets, clone->inherit ? fds : clone->targets, (size_t)count * sizeof *targets);
+    return count == -EMFILE ? -E2BIG : count;
+}
+
+/* With the descriptors, and the directory as the last of them. */
+static int send_order(const struct refl_clone *clone, struct template_request *r)
+{
+    int32_t fds[TEMPLATE_FDS];
+    int count = descriptors(clone, fds, r->targets);
+    if (count < 0)
+        return count;
+    int here = clone->directory < 0 ? open(".", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (here < 0 && clone->directory < 0)
+        return -errno;
+    fds[count] = here < 0 ? clone->directory : here;
+    r->targets[count++] = TEMPLATE_DIRECTORY;
+    r->fd_count = (uint32_t)count;
+    __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
+    int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, (uint64_t)count);
+    if (error)
+        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
+    if (here >= 0)
+        close(here);
+    return error;
+}
+
+int refl_template_begin(const struct refl_clone *clone)
+{
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    r->word = TEMPLATE_UNDECIDED;
+    r->waits = 0;
+    r->pid = 0;
+    return send_order(clone, r);
+}
+
+/* The decision for a clone that has begun: its pid, or why it must end. */
+static int64_t end(struct template_request *r, int64_t pid, int error)
+{
+    if (pid > 0)
+        say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
+    if (pid > 0 && error)
+        while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    if (pid <= 0 || error)
+        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
+    return pid <= 0 ? pid : error ? error : pid;
+}
+
+/* Told by the template, or by the kernel if the template was killed when it had done its part. */
+static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
+{
+    int64_t pid = refl_template_answer(clone->sock);
+    return pid == -EPIPE && r->pid ? r->pid : pid;
+}
+
+int64_t refl_template_finish(const struct refl_clone *clone)
+{
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    int error = write_request(clone, r);
+    error = error ? error : decide(clone, r);
+    return end(r, pid_of(clone, r), error);
+}
+
+void refl_template_cancel(const struct refl_clone *clone)
+{
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    end(r, pid_of(clone, r), -ECANCELED);
+}
+
+int64_t refl_template_go(const struct refl_clone *clone)
+{
+    struct template_request *r = slot_at(clone->shared, clone->slot);
+    r->word = TEMPLATE_UNDECIDED;
+    r->waits = 0;
+    int error = write_request(clone, r);
+    error = error ? error : send_order(clone, r);
+    return error ? error : end(r, r->pid, decide(clone, r)); /* which is found out while the clone wakes up */
+}
+
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
+{
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+        return -errno;
+    slot_at(shared, slot)->pid = 0;
+    int error = send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &ends[1], 1);
+    close(ends[1]);
+    if (!error)
+        return ends[0];
+    close(ends[0]);
+    return error;
+}
+
+int refl_template_pid(uint8_t *shared, uint64_t slot)
+{
+    return slot_at(shared, slot)->pid;
+}

@@ -1,0 +1,23 @@
+/* The clone's half: from clone3 to the program. */
+#ifndef REFLECTIVE_BECOME_H
+#define REFLECTIVE_BECOME_H
+
+#pragma GCC visibility push(hidden)
+
+#include "template.h"
+
+/* The number of descriptors that came with a message, they are 0 to that; or negative: the other end is gone. */
+int64_t template_receive(struct template_message *message);
+
+/* What a clone does: becomes the program; waits for an order first. */
+__attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request);
+__attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request);
+
+enum { TEMPLATE_BELOW = 128 }; /* where a clone's own stack begins, below the program's stack pointer */
+
+static inline struct template_request *template_slot(const struct template_job *job, uint64_t slot)
+{
+    return (struct template_request *)(job->shared + (1 + slot) * TEMPLATE_SLOT);
+}
+
+#endif

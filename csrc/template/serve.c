@@ -1,0 +1,126 @@
+/*
+ * The template: waits for orders, and makes a clone of itself for each.
+ *
+ * A clone is a child of the template's parent (CLONE_PARENT), who can wait for it. Everything that the order refers to has been
+ * written by the host into shared memory; descriptors come over the socket. Where this process has nothing open but that
+ * socket, at number 63, they get the numbers from 0 on, in the order of their targets, so that moving them from the last to the
+ * first never overwrites one.
+ */
+#include <asm/errno.h>
+#include <asm/unistd.h>
+#include <linux/sched.h>
+
+#include "../blob/syscall.h"
+#include "become.h"
+
+enum {
+    PR_GET_TID_ADDRESS = 40,
+    GET_ROBUST_LIST_SELF = 0,
+    AT_RANDOM = 25,
+    AT_EXECFN = 31,
+    SEEK_END = 2,
+    PROT_RW = 3,
+    MSG_NOSIGNAL = 0x4000,
+    STACK_EXPAND = 131072, /* fs/exec.c: setup_arg_pages: below the strings' page */
+};
+
+int64_t template_clone(struct clone_args *args, uint64_t size, const struct template_job *job,
+                       struct template_request *request,
+                       void (*child)(const struct template_job *, struct template_request *));
+
+__attribute__((noreturn)) static void leave(int status)
+{
+    for (;;)
+        call3(__NR_exit_group, (uint64_t)status, 0, 0);
+}
+
+/* What the dynamic linker writes goes to a file in memory: it would have to be written by each clone. */
+uint64_t template_before(const struct template_job *job)
+{
+    char name[] = {'l', 'd', '.', 's', 'o', 0};
+    if (call3(__NR_memfd_create, (uint64_t)name, 0, 0) != 0 || call3(__NR_dup, 0, 0, 0) != 1 || call3(__NR_dup, 0, 0, 0) != 2)
+        leave(126);
+    return job->dl_start;
+}
+
+static void copy_auxv(struct template_facts *facts, const uint64_t *from)
+{
+    uint64_t count = 0;
+    do {
+        if (from[count] == AT_RANDOM)
+            facts->random = from[count + 1];
+        if (from[count] == AT_EXECFN)
+            facts->execfn = from[count + 1];
+        facts->auxv[count] = from[count];
+        facts->auxv[count + 1] = from[count + 1];
+        count += 2;
+    } while (from[count - 2] && count * 8 < TEMPLATE_AUXV);
+    facts->auxv_size = count * 8;
+}
+
+/* Where ld.so has the address of auxv (GLRO(dl_auxv)); 0 if it is not there exactly once. */
+static uint64_t find_word(uint64_t at, uint64_t size, uint64_t value)
+{
+    uint64_t found = 0;
+    for (uint64_t end = at + size; at + 8 <= end; at += 8) {
+        if (*(const uint64_t *)at != value)
+            continue;
+        if (found)
+            return 0;
+        found = at;
+    }
+    return found;
+}
+
+static void find_out(struct template_job *job, const uint64_t *sp)
+{
+    struct template_facts *facts = (struct template_facts *)job->shared;
+    int64_t failed = call3(__NR_prctl, PR_GET_TID_ADDRESS, (uint64_t)&job->tid_address, 0);
+    failed |= call3(__NR_get_robust_list, GET_ROBUST_LIST_SELF, (uint64_t)&job->robust_list, (uint64_t)&job->robust_size);
+    const uint64_t *at = sp + 1 + *sp + 1;
+    while (*at)
+        at++;
+    copy_auxv(facts, ++at);
+    job->dl_auxv = find_word(job->global, job->global_size, (uint64_t)at);
+    job->stack_low = (sp[1] & ~4095ul) - STACK_EXPAND;
+    job->stack_end_below = (uint64_t)sp - *(const uint64_t *)job->stack_end;
+    job->random = facts->random;
+    job->born = facts->born;
+    facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
+    facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
+    failed |= call3(__NR_close_range, 0, 2, 0);
+    failed |= call3(__NR_mprotect, job->relro, job->relro_size, PROT_RW); /* a clone writes there, and protects it again */
+    facts->complete = !failed && job->dl_auxv && *(const uint64_t *)job->dl_argv == (uint64_t)(sp + 1);
+}
+
+/* Its pid, or -errno. The child begins on its own copy of this stack, from the top. */
+static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request)
+{
+    struct clone_args args = {
+        .flags = CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
+        .parent_tid = (uint64_t)&request->pid,
+        .child_tid = job->tid_address,
+        .stack = job->area + TEMPLATE_CODE,
+        .stack_size = TEMPLATE_DATA,
+    };
+    return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_begin);
+}
+
+__attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t user_entry, const uint64_t *sp)
+{
+    struct template_message message;
+    int64_t answer = 0;
+    job->user_entry = user_entry;
+    job->parent = (uint64_t)call3(__NR_getppid, 0, 0, 0);
+    find_out(job, sp);
+    for (;;) {
+        call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&answer, sizeof answer, MSG_NOSIGNAL, 0, 0);
+        int64_t count = template_receive(&message);
+        if (count < 0 || message.slot >= job->slots)
+            leave(0);
+        struct template_request *request = template_slot(job, message.slot);
+        answer = make(job, message.order, request);
+        if (count)
+            call3(__NR_close_range, 0, (uint64_t)count - 1, 0);
+    }
+}

@@ -1,0 +1,108 @@
+/*
+ * What the host and a template share: where things lie in the template's area, and what one start consists of.
+ *
+ * A template is a process whose dynamic linker has done its work and which then waits for requests. Its area, all that it has
+ * beside the program, lies in one piece: code, its own data and stack, and the memory that it shares with the host.
+ */
+#ifndef REFLECTIVE_TEMPLATE_H
+#define REFLECTIVE_TEMPLATE_H
+
+#include <stdint.h>
+
+#include "../zygote/state.h"
+
+#define TEMPLATE_CODE 8192u  /* read and execute */
+#define TEMPLATE_DATA 16384u /* private: the job, and above it the stack */
+#define TEMPLATE_SLOT 32768u /* shared: the facts, then a slot for each request that can be under way */
+#define TEMPLATE_FDS 48u     /* descriptors of one start */
+#define TEMPLATE_AUXV 1024u  /* bytes */
+#define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
+#define TEMPLATE_RANGES 64u
+#define TEMPLATE_PAGES 1000u /* that waiting clones make their own ahead */
+
+/* struct prctl_mm_map (linux/prctl.h) */
+struct template_mm {
+    uint64_t start_code, end_code, start_data, end_data, start_brk, brk;
+    uint64_t start_stack, arg_start, arg_end, env_start, env_end;
+    uint64_t auxv;
+    uint32_t auxv_size, exe_fd;
+};
+_Static_assert(sizeof(struct template_mm) == 104, "the kernel's layout");
+
+/* The template's private facts: the first are given by native/template.py, the rest it finds out itself. */
+struct template_job {
+    uint64_t dl_start; /* ld.so's _dl_start */
+    uint64_t resume;   /* the instruction behind `mov %rax,%r12`: ld.so's entry + 11 */
+    uint64_t gadget;   /* the vdso's last system call */
+    uint64_t area, area_size;
+    uint64_t shared;       /* facts, then slots */
+    uint64_t slots;        /* how many */
+    uint64_t dl_argv;   /* in ld.so, read-only once it has relocated itself: _dl_argv and __libc_stack_end, */
+    uint64_t stack_end; /* and _rtld_global_ro, where one word is the address of auxv */
+    uint64_t global, global_size;
+    uint64_t relro, relro_size; /* the pages that they are in */
+    uint64_t parent; /* from here on found out: whose death ends it */
+    uint64_t user_entry;
+    uint64_t dl_auxv;
+    uint64_t stack_low;       /* start of the stack's mapping */
+    uint64_t stack_end_below; /* how far __libc_stack_end lies below the stack pointer */
+    uint64_t tid_address;
+    uint64_t robust_list, robust_size;
+    uint64_t random; /* these two from the facts, whose page a clone need not touch then */
+    struct refl_carried born;
+};
+
+/* The first slot: what the host needs to know of the template. */
+struct template_facts {
+    uint64_t random; /* addresses on the program's stack */
+    uint64_t execfn;
+    uint64_t heap;      /* where the heap ends */
+    uint64_t spoke;     /* bytes that the dynamic linker wrote */
+    uint64_t complete;  /* 1: all was found that a clone needs */
+    uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
+    uint64_t auxv[TEMPLATE_AUXV / 8];
+    struct refl_carried born; /* given by the host: the state that the template has of it */
+    uint64_t page_count; /* given by the host: pages that the dynamic linker wrote to */
+    uint64_t pages[TEMPLATE_PAGES];
+    uint64_t range_count; /* and pages of files that they map ahead: (start, size) */
+    uint64_t ranges[TEMPLATE_RANGES][2];
+};
+
+_Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
+
+/*
+ * One start. Behind it in the slot: the vectors (argc, argv, envp, auxv), then the strings.
+ *
+ * The order is sent while the host still finds out whether this template may serve the start: `word` says so in the end.
+ */
+struct template_request {
+    uint32_t busy; /* the host sets it to 1 before it writes, the clone to 0 when it has read all */
+    uint32_t word; /* enum template_word: 0 until the host has decided */
+    uint32_t waits; /* the clone sets it to 1 before it sleeps until word changes */
+    int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template */
+    uint32_t fd_count;
+    uint32_t new_session;
+    int32_t
+        targets[TEMPLATE_FDS]; /* ascending: the numbers that the descriptors sent along shall have; DIRECTORY may be last */
+    uint64_t sp, vectors_size, auxv;
+    uint64_t strings, strings_size;
+    uint64_t stack_low; /* where the stack's mapping shall start, if that is lower than the template's */
+    uint8_t random[16];
+    struct template_mm mm;
+    struct refl_carried now; /* and all of this is written before word */
+};
+_Static_assert(sizeof(struct template_request) <= 1024, "leaves the slot to vectors and strings");
+#define TEMPLATE_ROOM (TEMPLATE_SLOT - sizeof(struct template_request))
+
+#define TEMPLATE_DIRECTORY 0x7fffffff /* a target: this descriptor is the directory to go to */
+
+enum template_word { TEMPLATE_UNDECIDED, TEMPLATE_GO, TEMPLATE_CANCEL };
+enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2 };
+
+/* What goes over the socket, with the descriptors. */
+struct template_message {
+    uint32_t order; /* enum template_order */
+    uint32_t slot;
+};
+
+#endif

@@ -1,0 +1,314 @@
+/* The caller's state, read: /proc for what has no system call. See state.h for what is in it, and why. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "state.h"
+
+enum { STATUS_MOST = 16384, LINK_MOST = 64, FD_CLOSE_ON_EXEC = 1, RESET_ON_FORK = 1 };
+
+/* Lines of /proc/PID/status that must not differ. */
+static const char *const LINES[] = {
+    "Uid:",
+    "Gid:",
+    "Groups:",
+    "CapInh:",
+    "CapPrm:",
+    "CapEff:",
+    "CapBnd:",
+    "CapAmb:",
+    "NoNewPrivs:",
+    "Seccomp:",
+    "Seccomp_filters:",
+    "Speculation_Store_Bypass:",
+    "SpeculationIndirectBranch:",
+    "Mems_allowed:",
+    "THP_enabled:",
+};
+
+static const char *const NAMESPACES[] = {
+    "ns/mnt", "ns/net", "ns/uts", "ns/ipc", "ns/cgroup", "ns/user", "ns/pid_for_children", "ns/time_for_children",
+};
+
+/* Optional: a kernel without it has nothing that could differ. */
+static const char *const FILES[] = {"cgroup", "oom_score_adj", "../../coredump_filter", "attr/current", "attr/exec"};
+
+/* linux/prctl.h. An error is a value like any other: it too must be the same. */
+static const int SETTINGS[] = {
+    27, /* PR_GET_SECUREBITS */
+    30, /* PR_GET_TIMERSLACK */
+    34, /* PR_MCE_KILL_GET */
+    42, /* PR_GET_THP_DISABLE */
+    58, /* PR_GET_IO_FLUSHER */
+    66, /* PR_GET_MDWE */
+    68, /* PR_GET_MEMORY_MERGE */
+};
+
+static int put(struct refl_identity *identity, const void *data, size_t size)
+{
+    if (size > sizeof identity->text - identity->size)
+        return -E2BIG;
+    memcpy(identity->text + identity->size, data, size);
+    identity->size += (uint32_t)size;
+    return 0;
+}
+
+static int put_number(struct refl_identity *identity, int64_t number)
+{
+    return put(identity, &number, sizeof number);
+}
+
+/* The whole of a small file; its size, or -errno. */
+static ssize_t text_of(int fd, char *text, size_t size)
+{
+    if (fd < 0)
+        return fd;
+    ssize_t got = pread(fd, text, size - 1, 0);
+    if (got < 0)
+        return -errno;
+    if ((size_t)got == size - 1)
+        return -E2BIG;
+    text[got] = 0;
+    return got;
+}
+
+static const char *value_of(const char *text, const char *name)
+{
+    const char *line = text;
+    size_t length = strlen(name);
+    while (line && strncmp(line, name, length)) {
+        line = strchr(line, '\n');
+        line = line ? line + 1 : NULL;
+    }
+    return line ? line + length : NULL;
+}
+
+/* A number of /proc/PID/status. */
+static int number_of(const char *text, const char *name, int base, uint64_t *number)
+{
+    const char *value = value_of(text, name);
+    if (!value)
+        return -ENODATA;
+    *number = strtoull(value, NULL, base);
+    return 0;
+}
+
+static int put_lines(struct refl_identity *identity, const char *text)
+{
+    int error = 0;
+    for (size_t i = 0; i < sizeof LINES / sizeof *LINES && !error; i++) {
+        const char *value = value_of(text, LINES[i]);
+        if (value)
+            error = put(identity, value, strcspn(value, "\n") + 1);
+    }
+    return error;
+}
+
+static int read_status(int status, struct refl_identity *identity, struct refl_carried *carried)
+{
+    char text[STATUS_MOST];
+    ssize_t got = text_of(status, text, sizeof text);
+    if (got < 0)
+        return (int)got;
+    uint64_t mask = 0, bound = 0;
+    int error = put_lines(identity, text);
+    error = error ? error : number_of(text, "Umask:", 8, &mask);
+    error = error ? error : number_of(text, "FDSize:", 10, &bound);
+    error = error ? error : number_of(text, "SigIgn:", 16, &carried->ignored);
+    error = error ? error : number_of(text, "SigBlk:", 16, &carried->blocked);
+    carried->umask = (uint32_t)mask;
+    identity->fd_bound = (uint32_t)bound;
+    return error;
+}
+
+/* tty_nr in /proc/PID/stat, which stands behind the name, the state, ppid, pgrp and session. */
+static int64_t terminal_of(int stat)
+{
+    char text[1024];
+    ssize_t got = text_of(stat, text, sizeof text);
+    if (got < 0)
+        return got;
+    char *at = strrchr(text, ')');
+    if (!at || strlen(at) < 4)
+        return -ENODATA;
+    at += 3;
+    for (int i = 0; i < 3; i++)
+        strtol(at, &at, 10);
+    return strtol(at, &at, 10);
+}
+
+/* Another group can be set, another session can't. */
+static int read_session(const struct refl_kept *kept, struct refl_identity *identity, struct refl_carried *carried)
+{
+    pid_t session = getsid(0);
+    carried->group = getpgid(0);
+    int error = put_number(identity, session);
+    return error ? error : put_number(identity, session == getpid() ? terminal_of(kept->stat) : kept->terminal);
+}
+
+static int put_namespaces(int self, struct refl_identity *identity)
+{
+    char link[LINK_MOST];
+    for (size_t i = 0; i < sizeof NAMESPACES / sizeof *NAMESPACES; i++) {
+        ssize_t got = readlinkat(self, NAMESPACES[i], link, sizeof link);
+        if (got < 0 && errno != ENOENT)
+            return -errno;
+        int error = put(identity, link, got < 0 ? 0 : (size_t)got);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+static int put_files(const int32_t *files, struct refl_identity *identity)
+{
+    char text[4096];
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++) {
+        ssize_t got = text_of(files[i], text, sizeof text);
+        if (got == -E2BIG)
+            return -E2BIG;
+        int error = put_number(identity, got); /* no such file, no security module: an errno, which must be the same */
+        error = error || got < 0 ? error : put(identity, text, (size_t)got);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+static int put_settings(struct refl_identity *identity)
+{
+    uint64_t nodes[16] = {0}, cookie = 0;
+    int mode = 0, tsc = 0, error = 0;
+    for (size_t i = 0; i < sizeof SETTINGS / sizeof *SETTINGS && !error; i++)
+        error = put_number(identity, prctl(SETTINGS[i], 0, 0, 0, 0));
+    prctl(25 /* PR_GET_TSC */, &tsc, 0, 0, 0);
+    prctl(62 /* PR_SCHED_CORE */, 0 /* PR_SCHED_CORE_GET */, 0, 0, &cookie);
+    error = error ? error : put_number(identity, tsc);
+    error = error ? error : put_number(identity, (int64_t)cookie);
+    error = error ? error : put_number(identity, syscall(SYS_personality, 0xffffffff));
+    error = error ? error : put_number(identity, syscall(SYS_keyctl, 0 /* KEYCTL_GET_KEYRING_ID */, -3 /* session */, 0));
+    if (syscall(SYS_get_mempolicy, &mode, nodes, 1024, NULL, 0) && errno != ENOSYS)
+        return -errno; /* EINVAL: more nodes than that */
+    error = error ? error : put_number(identity, mode);
+    return error ? error : put(identity, nodes, sizeof nodes);
+}
+
+static int put_root(struct refl_identity *identity)
+{
+    struct statx root;
+    if (statx(AT_FDCWD, "/", AT_NO_AUTOMOUNT, STATX_INO | STATX_MNT_ID, &root))
+        return -errno;
+    int64_t place[4] = {root.stx_dev_major, root.stx_dev_minor, (int64_t)root.stx_ino, (int64_t)root.stx_mnt_id};
+    return put(identity, place, sizeof place);
+}
+
+static int read_carried(struct refl_carried *carried)
+{
+    for (unsigned i = 0; i < REFL_LIMITS; i++)
+        if (syscall(SYS_prlimit64, 0, i, NULL, carried->limits[i]))
+            return -errno;
+    if (syscall(SYS_sched_getattr, 0, carried->sched, sizeof carried->sched, 0))
+        return -errno;
+    if (carried->sched[1] & RESET_ON_FORK)
+        return -ENOTSUP; /* a child of the caller would not have its scheduling */
+    if (syscall(SYS_sched_getaffinity, 0, sizeof carried->cpus, carried->cpus) < 0)
+        return -errno;
+    carried->io_priority = (int32_t)syscall(SYS_ioprio_get, 1 /* IOPRIO_WHO_PROCESS */, 0);
+    return carried->io_priority < 0 ? -errno : 0;
+}
+
+/* A descriptor, or -errno. */
+static int32_t open_at(int directory, const char *name, int flags)
+{
+    int fd = openat(directory, name, flags | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int refl_keep(struct refl_kept *kept)
+{
+    _Static_assert(sizeof kept->files / sizeof *kept->files == sizeof FILES / sizeof *FILES, "one descriptor each");
+    kept->thread = (int32_t)syscall(SYS_gettid);
+    kept->self = open_at(AT_FDCWD, "/proc/thread-self", O_RDONLY | O_DIRECTORY);
+    if (kept->self < 0)
+        return kept->self;
+    kept->status = open_at(kept->self, "status", O_RDONLY);
+    kept->stat = open_at(kept->self, "stat", O_RDONLY);
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
+        kept->files[i] = open_at(kept->self, FILES[i], O_RDONLY);
+    kept->terminal = terminal_of(kept->stat);
+    return 0;
+}
+
+static void close_open(int32_t fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+void refl_drop(struct refl_kept *kept)
+{
+    kept->thread = 0;
+    close_open(kept->self);
+    close_open(kept->status);
+    close_open(kept->stat);
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
+        close_open(kept->files[i]);
+}
+
+int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity, struct refl_carried *carried)
+{
+    memset(carried, 0, sizeof *carried);
+    identity->size = 0;
+    int error = read_status(kept->status, identity, carried);
+    error = error ? error : read_session(kept, identity, carried);
+    error = error ? error : put_namespaces(kept->self, identity);
+    error = error ? error : put_files(kept->files, identity);
+    error = error ? error : put_settings(identity);
+    error = error ? error : put_root(identity);
+    return error ? error : read_carried(carried);
+}
+
+int refl_read_state(struct refl_identity *identity, struct refl_carried *carried)
+{
+    struct refl_kept kept;
+    int error = refl_keep(&kept);
+    if (error)
+        return error;
+    error = refl_read_kept(&kept, identity, carried);
+    refl_drop(&kept);
+    return error;
+}
+
+int refl_same_identity(const struct refl_identity *born, const struct refl_identity *now)
+{
+    return born->size == now->size && memcmp(born->text, now->text, now->size) == 0;
+}
+
+/* How many descriptors there are is the size of the directory (Linux 6.2): behind the last none is looked for. */
+int refl_inherited(const struct refl_identity *identity, int32_t *fds, uint32_t most)
+{
+    struct stat status;
+    uint32_t count = 0;
+    if (stat("/proc/thread-self/fd", &status))
+        return -errno;
+    int64_t left = status.st_size ? status.st_size : INT64_MAX;
+    for (int32_t fd = 0; left > 0 && fd < (int32_t)identity->fd_bound; fd++) {
+        int flags = fcntl(fd, F_GETFD);
+        if (flags < 0)
+            continue;
+        left--;
+        if (flags & FD_CLOSE_ON_EXEC)
+            continue;
+        if (count == most)
+            return -EMFILE;
+        fds[count++] = fd;
+    }
+    return (int)count;
+}

@@ -1,0 +1,294 @@
+"""A template process, and its clones: what the C core is given (csrc/template, csrc/host/template.c), and what comes back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from struct import Struct
+
+from ..values import Value
+from ._core import ffi, lib
+from .prepare import Degradation
+from .run import SIGKILL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    import socket
+    from typing import Any, TypeAlias
+
+# csrc/template/template.h
+SLOT, DESCRIPTORS = 32768, 47
+FACTS = Struct("<6Q")
+SLOTS = 32  # starts that can be under way
+PATIENCE_S = 5.0  # until a clone has read its slot
+
+
+class Gone(Exception):
+    """The template can't be made, or lives no more."""
+
+
+class Stale(Exception):
+    """The template is not what would be started now: a file has changed, or something of this process."""
+
+
+class Refused(Exception):
+    """The template can't serve this start: the ordinary way can, or tells why not."""
+
+
+class Files(Value):
+    """Paths, each with its NUL, and what stat said of them (`stamps`)."""
+
+    paths: bytes
+    stamps: bytes
+
+
+Pairs: TypeAlias = "tuple[tuple[int, int], ...] | None"  # descriptors: (ours, the program's), ascending by the second
+
+
+class Attributes(Value):
+    """What a start has of its own, unlike its parent. Signals: bit signal - 1. -1: the parent's."""
+
+    to_default: int = 0
+    to_ignore: int = 0
+    umask: int = -1
+    new_session: bool = False
+
+
+PLAIN = Attributes()
+
+
+class Made(Value):
+    """What was settled when a template was made."""
+
+    degraded: tuple[Degradation, ...]
+    birth: Any  # struct refl_birth
+    platform_size: int
+    mm: bytes  # struct prctl_mm_map; strings, stack and heap are each start's own
+    brk: int  # where the heap is in the template
+    brk_low: int  # a start's is on one of brk_pages pages from here on; 0 pages: at brk
+    brk_pages: int
+
+
+class Process:
+    """One template process, a child of this one. Its methods are for one thread at a time."""
+
+    def __init__(self, pid: int, sock: socket.socket, shared: mmap.mmap, made: Made) -> None:
+        """Waits until it is ready. Raises Gone if it ends instead, or can't be used."""
+        self.pid, self.made = pid, made
+        self._socket, self._shared = sock, shared
+        self._memory = ffi.from_buffer("uint8_t[]", shared)
+        self._constant: _Constant = None  # type: ignore[assignment]
+        self.begun = False
+        self._held: set[int] = set()
+        self._next = 0
+        try:
+            self.answer()
+            random, self._path, heap, spoke, complete, _ = FACTS.unpack_from(shared)
+            if spoke or not complete:
+                raise Gone("its dynamic linker wrote something" if spoke else "its dynamic linker is not as expected")
+        except BaseException:
+            self.end()
+            raise
+        self._low = random + 16 + made.platform_size
+        self._constant = _Constant(self._memory, made, self._low, made.brk_pages if heap == made.brk else 0)
+
+    def fits(self, size: int) -> bool:
+        """Whether there is room for strings of so many bytes."""
+        return bool(self._path - size >= self._low)
+
+    def depend_on(self, files: Files) -> None:
+        """What must be the same at each start."""
+        self._constant.depend_on(files)
+
+    def begin(self, descriptors: Pairs, directory: int) -> None:
+        """Begins a start; `finish` or `cancel` must follow.
+
+        `descriptors` None are all that are not close-on-exec, `directory` (a descriptor) -1 is this process's. Raises Gone,
+        Refused: nothing has begun.
+        """
+        self.cancel()
+        request = self._constant.struct
+        request.slot, request.sock = self._slot(), self._socket.fileno()
+        self._constant.descriptors(descriptors, directory)
+        self._answer(lib.refl_template_begin(request))
+        self.begun = True
+
+    def finish(self, strings: bytes, argc: int, envc: int, attributes: Attributes) -> int:
+        """The pid of the clone that becomes the program. `strings` are the arguments and the environment, each with its NUL.
+
+        Raises Gone, Stale, Refused: there is no clone then.
+        """
+        alive = self._constant.strings(strings, argc, envc, attributes)
+        self.begun = False
+        pid = self._answer(lib.refl_template_finish(self._constant.struct))
+        del alive
+        return pid
+
+    def go(self, waiting: tuple[int, int], pairs: Pairs, directory: int, *what: Any) -> int:
+        """The same for a clone that waits (its slot, its socket), at once. Raises Gone: it is; Stale: it has
+        ended; Refused: it waits on."""
+        request = self._constant.struct
+        request.slot, request.sock = waiting
+        self._constant.descriptors(pairs, directory)
+        alive = self._constant.strings(*what)
+        pid = self._answer(lib.refl_template_go(request))
+        self._held.discard(waiting[0])
+        del alive
+        return pid
+
+    def cancel(self) -> None:
+        """Ends the clone that has begun, if one has."""
+        if self.begun:
+            self.begun = False
+            lib.refl_template_cancel(self._constant.struct)
+
+    def order(self) -> tuple[int, int]:
+        """Asks for a clone that waits; its pid will be the next answer. Returns its slot, and our end of its socket."""
+        slot = self._slot()
+        sock = self._answer(lib.refl_template_order(self._memory, slot, self._socket.fileno()))
+        self._held.add(slot)
+        return slot, sock
+
+    def answer(self, slot: int | None = None) -> int:
+        """The next answer: the pid of the clone that was ordered for a slot. Raises Gone, Refused."""
+        result = lib.refl_template_answer(self._socket.fileno())
+        if result == -errno.EPIPE and slot is not None:
+            result = lib.refl_template_pid(self._memory, slot) or result
+        return self._answer(result)
+
+    def ahead(self, pages: list[int], ranges: list[tuple[int, int]]) -> None:
+        """What waiting clones do ahead: pages that they make their own, and ranges (start, size) of files that they map."""
+        flat = [number for pair in ranges for number in pair]
+        lib.refl_template_ahead(
+            self._memory, ffi.new("uint64_t[]", pages), len(pages), ffi.new("uint64_t[]", flat), len(ranges)
+        )
+
+    def end(self) -> None:
+        """Kills and reaps it."""
+        self.cancel()
+        self.forget()
+        reap(self.pid, kill=True)
+
+    def forget(self) -> None:
+        """Releases what this process has of it: all there is to do in a child made by fork."""
+        self._socket.close()
+        self.begun = False
+        if self._constant:
+            self._constant.end()
+        ffi.release(self._memory)
+        self._shared.close()
+
+    def _slot(self) -> int:
+        """A slot that no clone reads any more. Raises Gone if none becomes free: clones were killed before they had begun."""
+        deadline = 0.0
+        while not deadline or time.monotonic() < deadline:
+            for _ in range(SLOTS):
+                slot, self._next = self._next, (self._next + 1) % SLOTS
+                if slot not in self._held and not lib.refl_template_busy(self._memory, slot):
+                    return slot
+            deadline = deadline or time.monotonic() + PATIENCE_S
+            time.sleep(0.0005)
+        raise Gone("every slot is in use")
+
+    def _answer(self, result: int) -> int:
+        if result in (-errno.EPIPE, -errno.ECONNRESET, -errno.ECONNREFUSED):
+            raise Gone("killed, or ended")
+        if result == -errno.ESTALE:
+            raise Stale
+        if result < 0:
+            raise Refused(os.strerror(-result))
+        return result
+
+
+class _Constant:
+    """struct refl_clone, with all that is the same for every start."""
+
+    def __init__(self, memory: Any, made: Made, low: int, brk_pages: int) -> None:
+        kept = ffi.new("uint8_t[]", lib.refl_kept_size())
+        mm = ffi.from_buffer("uint8_t[]", made.mm)
+        self._fds, self._targets = ffi.new("int32_t[]", DESCRIPTORS), ffi.new("int32_t[]", DESCRIPTORS)
+        self._alive: list[object] = [kept, mm]
+        self._kept = ffi.cast("struct refl_kept *", kept)
+        if lib.refl_keep(self._kept):
+            self._kept = ffi.NULL
+        self._last: Attributes | None = None
+        self.struct = request = ffi.new("struct refl_clone *")
+        request.shared, request.strings_low, request.mm = memory, low, mm
+        request.brk_low, request.brk_pages = made.brk_low, brk_pages
+        request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), self._kept
+        request.fds, request.targets = self._fds, self._targets
+
+    def depend_on(self, files: Files) -> None:
+        """Sets what must be the same at each start."""
+        paths, known = ffi.from_buffer("char[]", files.paths), ffi.from_buffer("uint64_t[]", files.stamps)
+        self._alive += [paths, known]
+        self.struct.paths, self.struct.paths_size, self.struct.stamps = paths, len(files.paths), known
+
+    def descriptors(self, pairs: Pairs, directory: int) -> None:
+        """Sets what `begin` sends."""
+        self.struct.inherit, self.struct.directory = pairs is None, directory
+        if pairs is None:
+            return
+        self.struct.fd_count = len(pairs)
+        for index, (ours, its) in enumerate(pairs):
+            self._fds[index], self._targets[index] = ours, its
+
+    def strings(self, strings: bytes, argc: int, envc: int, wanted: Attributes) -> object:
+        """Sets the rest, attributes only if they are not those of the last start; returns what must live until the call."""
+        request = self.struct
+        request.strings = alive = ffi.from_buffer("char[]", strings)
+        request.strings_size, request.argc, request.envc = len(strings), argc, envc
+        if wanted is not self._last:
+            self._last = wanted
+            self._attributes(wanted)
+        return alive
+
+    def _attributes(self, wanted: Attributes) -> None:
+        request = self.struct
+        request.to_default, request.to_ignore = wanted.to_default, wanted.to_ignore
+        request.umask, request.new_session = wanted.umask, wanted.new_session
+
+    def end(self) -> None:
+        """Closes what is kept open."""
+        if self._kept:
+            lib.refl_drop(self._kept)
+
+
+def reap(pid: int, *, kill: bool = False) -> None:
+    """Waits for a child that ends, or is to be killed. Somebody else may have reaped it: its number may be another's."""
+    try:
+        if kill and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            os.kill(pid, SIGKILL)
+            os.waitpid(pid, 0)
+        elif not kill:
+            os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def birth() -> Any:
+    """What a template will have of this process, if it is made now: struct refl_birth. Raises OSError if it can't be told."""
+    raw = ffi.new("uint8_t[]", lib.refl_birth_size())
+    error = lib.refl_birth(ffi.cast("struct refl_birth *", raw))
+    if error:
+        raise OSError(-error, os.strerror(-error))
+    return raw
+
+
+def inheritable() -> list[int]:
+    """This process's descriptors that are not close-on-exec, ascending. Raises OSError: EMFILE, more than DESCRIPTORS."""
+    fds = ffi.new("int32_t[]", DESCRIPTORS)
+    count = lib.refl_inheritable(fds, DESCRIPTORS)
+    if count < 0:
+        raise OSError(-count, os.strerror(-count))
+    return list(fds[0:count])
+
+
+def stamps(paths: bytes) -> bytes:
+    """What stat says of each of the paths, which all end in NUL: 48 bytes, zero for what is not there."""
+    strings = ffi.from_buffer("char[]", paths)
+    out = ffi.new("uint64_t[]", 6 * lib.refl_stamps(strings, len(paths), ffi.NULL))
+    lib.refl_stamps(strings, len(paths), out)
+    return bytes(ffi.buffer(out))

@@ -1,0 +1,162 @@
+"""One template process with what it depends on, and its pool of waiting clones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from ..elf import linker
+from ..native.prepare import Request
+from ..native.template import Files, Gone, Pairs, Process, Refused, Stale, reap
+from ..native.template_make import make
+from ..proc import maps
+from . import key
+
+ROOM = 2048  # bytes that arguments and environment may be longer than those of the start that a template is made for
+LARGE = 6 << 20  # bytes
+PRESENT, OF_FILE = 1 << 63, 1 << 61  # /proc/PID/pagemap
+
+
+class Warm:
+    """A template that lives, until `end`, and its clones that wait."""
+
+    def __init__(self, process: Process, files: Files, pool: int) -> None:
+        self.process, self.files = process, files
+        self.born = time.monotonic()
+        self._pool = pool
+        self._waiting: deque[tuple[int, int, int]] = deque()  # pid, slot, our end of the socket
+        self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are the template's next answers
+        self._wish: tuple[Pairs, int] = None, -1
+        process.depend_on(files)
+        self.fill()
+
+    def begin(self, descriptors: Pairs, directory: int) -> None:
+        """Begins a start; `finish` or `cancel` must follow. Raises Gone, Refused: nothing has begun."""
+        self._wish = descriptors, directory
+        if not self._waiting and not self._ordered:
+            self.process.begin(descriptors, directory)
+
+    def cancel(self) -> None:
+        """Ends what has begun."""
+        self.process.cancel()
+
+    def finish(self, *what: Any) -> int:
+        """The pid of the program; `what` as in native.template.Process.finish. Raises Gone, Stale, Refused: there is none."""
+        while self._waiting or self._ordered:
+            if not self._waiting:
+                self.collect()
+            pid, slot, sock = self._waiting[0]
+            try:
+                self.process.go((slot, sock), *self._wish, *what)
+            except Gone:  # it was killed, which is no reason not to take the next
+                self._end_first()
+                continue
+            except Stale:
+                self._waiting.popleft()
+                os.close(sock)
+                raise
+            self._waiting.popleft()
+            os.close(sock)
+            if 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
+                with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
+                    self.fill()
+            return pid
+        if not self.process.begun:
+            self.process.begin(*self._wish)
+        return self.process.finish(*what)
+
+    def _end_first(self) -> None:
+        pid, _, sock = self._waiting.popleft()
+        os.close(sock)
+        reap(pid, kill=True)
+
+    def fill(self) -> None:
+        """Orders clones until there are as many as wanted. They come while the caller goes on."""
+        while len(self._waiting) + len(self._ordered) < self._pool:
+            self._ordered.append(self.process.order())
+
+    def collect(self) -> None:
+        """Takes the pids of all that were ordered."""
+        while self._ordered:
+            slot, sock = self._ordered.popleft()
+            try:
+                self._waiting.append((self.process.answer(slot), slot, sock))
+            except BaseException:
+                os.close(sock)
+                raise
+
+    def end(self) -> None:
+        """Ends the template and the clones that wait, and reaps them."""
+        while self._ordered:
+            with contextlib.suppress(Gone, Refused):
+                self.collect()
+        self.process.end()
+        while self._waiting:
+            self._end_first()
+
+    def forget(self) -> None:
+        """In a child made by fork: they are not its own."""
+        for sock in (*(sock for _, sock in self._ordered), *(sock for _, _, sock in self._waiting)):
+            os.close(sock)
+        self.process.forget()
+
+
+def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Warm:
+    """A template for starts like this one: `strings` are what ld.so reads of the environment, `size` what all strings take.
+
+    Raises Gone if there can be none, LoadError if the program can't be started either.
+    """
+    plan = request.plan
+    known = linker.linker(plan.interpreter) if plan.interpreter else None
+    if known is None:
+        raise Gone("its dynamic linker is not known" if plan.interpreter else "it has no dynamic linker")
+    before = key.files(key.files_of(plan, strings, ()))
+    process = make(request.replace(argv=(b"",) * bool(not plan.prefix), envp=tuple(strings)), known, size + ROOM)
+    try:
+        space = maps.read(process.pid)
+        if not key.same(before):
+            raise Gone("changed while it was made")
+        files = key.files(key.files_of(plan, strings, _loaded(space)))
+        if pool:
+            process.ahead(_written(process.pid, space), _read(space))
+        return Warm(process, files, pool)
+    except BaseException:
+        process.end()
+        raise
+
+
+def _loaded(space: tuple[maps.Mapping, ...]) -> list[str]:
+    """The files that are mapped. Raises Gone if one has been replaced meanwhile."""
+    found = {one.path: (one.device, one.inode) for one in space if one.file and not one.shared}
+    for path, identity in found.items():
+        try:
+            status = os.stat(path)
+        except OSError:
+            raise Gone(f"{path} is gone") from None
+        if (status.st_dev, status.st_ino) != identity:
+            raise Gone(f"{path} is another file now")
+    return list(found)
+
+
+def _read(space: tuple[maps.Mapping, ...]) -> list[tuple[int, int]]:
+    """The code and constants of files, unless there is so much that most of it will not be needed."""
+    ranges = [(one.start, one.end - one.start) for one in space if one.file and not one.shared and not one.prot & 2]
+    return ranges if sum(size for _, size in ranges) <= LARGE else []
+
+
+def _written(pid: int, space: tuple[maps.Mapping, ...]) -> list[int]:
+    """Addresses of writable pages that the dynamic linker has written to."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
+        pages = []
+        for one in space:
+            if one.prot & 2 and not one.shared:
+                entries = os.pread(file.fileno(), (one.end - one.start) >> 9, one.start >> 9)
+                for number in range(len(entries) // 8):
+                    entry = int.from_bytes(entries[8 * number : 8 * number + 8], "little")
+                    if entry & PRESENT and not entry & OF_FILE:
+                        pages.append(one.start + 4096 * number)
+        return pages
