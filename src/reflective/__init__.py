@@ -8,6 +8,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .errors import LoadError, ReflectiveError
+    from .patch import patch_subprocess
     from .plan.build import build as plan
     from .process import (
         DEVNULL,
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
         CalledProcessError,
         CompletedProcess,
         Popen,
+        SubprocessError,
         TimeoutExpired,
         call,
         check_call,
         check_output,
+        getoutput,
+        getstatusoutput,
         run,
         spawn,
     )
@@ -34,11 +38,15 @@ __all__ = [
     "LoadError",
     "Popen",
     "ReflectiveError",
+    "SubprocessError",
     "Template",
     "TimeoutExpired",
     "call",
     "check_call",
     "check_output",
+    "getoutput",
+    "getstatusoutput",
+    "patch_subprocess",
     "plan",
     "run",
     "spawn",
@@ -49,6 +57,7 @@ _HOMES = {
     "plan": ("plan.build", "build"),
     "LoadError": ("errors", "LoadError"),
     "ReflectiveError": ("errors", "ReflectiveError"),
+    "patch_subprocess": ("patch", "patch_subprocess"),
     "Template": ("template", "Template"),
 }
 

@@ -25,14 +25,15 @@ from .plan.layout import Options
 from .plan.stack import encode
 
 __all__ = [
-    "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "CompletedProcess", "Popen", "TimeoutExpired", "call", "check_call",
-    "check_output", "run", "spawn",
+    "DEVNULL", "PIPE", "STDOUT", "CalledProcessError", "CompletedProcess", "Popen", "SubprocessError", "TimeoutExpired",
+    "call", "check_call", "check_output", "getoutput", "getstatusoutput", "run", "spawn",
 ]  # fmt: skip
 
 Found = TypeVar("Found")
 Word: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 ENCODING = sys.getfilesystemencoding()
 ATTEMPTS = 64
+MOST_ID = 0xFFFFFFFF
 USUAL, NOTHING = Options(), Setup()  # nothing special is wanted of the layout, or of the child
 RESTORED = (signal.SIGPIPE.value, signal.SIGXFSZ.value)  # what Python ignores at its start and subprocess restores
 
@@ -156,6 +157,7 @@ class Popen(subprocess.Popen[Any]):
         words, program = _command(args, executable, shell)
         if any(fd < 0 for fd in pass_fds):
             raise ValueError("bad value(s) in fds_to_keep")
+        _check_ids(uid, gid, gids or ())
         sys.audit("subprocess.Popen", program, words, cwd, env)
         setup = Setup(
             close_fds=close_fds,
@@ -237,6 +239,15 @@ def _command(args: Any, executable: Any, shell: bool) -> tuple[list[Word], Word]
         words = [executable or "/bin/sh", "-c", *words]
         executable = executable or "/bin/sh"
     return words, words[0] if executable is None else executable
+
+
+def _check_ids(uid: int | None, gid: int | None, groups: Sequence[int]) -> None:
+    """Raises for what does not fit in 32 bits, as Modules/_posixsubprocess.c does."""
+    for name, number in (("uid", uid), ("gid", gid)):
+        if number is not None and number > MOST_ID:
+            raise OverflowError(f"{name} is greater than maximum")
+    if any(group > MOST_ID for group in groups):
+        raise ValueError("invalid group id")
 
 
 @contextlib.contextmanager
@@ -379,3 +390,17 @@ def check_output(*popenargs: Any, timeout: float | None = None, **kwargs: Any) -
         if key in kwargs:
             raise ValueError(f"{key} argument not allowed, it will be overridden.")
     return run(*popenargs, stdout=PIPE, timeout=timeout, check=True, **kwargs).stdout
+
+
+def getstatusoutput(cmd: Any, *, encoding: str | None = None, errors: str | None = None) -> tuple[int, Any]:
+    """subprocess.getstatusoutput: a shell command's status and what it printed, without the last newline."""
+    try:
+        output, status = check_output(cmd, shell=True, text=True, stderr=STDOUT, encoding=encoding, errors=errors), 0
+    except CalledProcessError as error:
+        output, status = error.output, error.returncode
+    return status, output.removesuffix("\n")
+
+
+def getoutput(cmd: Any, *, encoding: str | None = None, errors: str | None = None) -> Any:
+    """subprocess.getoutput: what a shell command printed, to stdout or stderr, without the last newline."""
+    return getstatusoutput(cmd, encoding=encoding, errors=errors)[1]

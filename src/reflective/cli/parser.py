@@ -17,6 +17,7 @@ COMMANDS = {
     "aslr": "measure how random addresses are",
     "stack": "draw the stack that a program starts with",
     "maps": "explain an address space",
+    "bench": "measure how long a start takes",
     "conform": "hold a loader against the kernel",
     "trace": "show every system call of a program",
     "got-watch": "watch every symbol being bound, in every object",

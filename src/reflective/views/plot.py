@@ -48,3 +48,30 @@ def _panel(panel: Any, name: str, ways: Mapping[str, Sequence[int]]) -> None:
     panel.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     panel.set_yticks([])
     panel.set_xticks([low, max(high, low + 1)], [f"{low:#x}", f"{high:#x}"], fontsize=7)
+
+
+def bench(file: str, found: Sequence[tuple[str, str, float, float, float]], title: str) -> None:
+    """Bars, a group for each program, a colour for each way: (program, way, median, quartile 1, quartile 3), in µs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    programs = list(dict.fromkeys(program for program, *_ in found))
+    ways = list(dict.fromkeys(way for _, way, *_ in found))
+    figure, panel = pyplot.subplots(figsize=(max(6, 1.6 * len(programs) + 2), 5))
+    width = 0.85 / len(ways)
+    for number, way in enumerate(ways):
+        bars = [one for one in found if one[1] == way]
+        at = [programs.index(program) + (number - (len(ways) - 1) / 2) * width for program, *_ in bars]
+        heights = [median for _, _, median, _, _ in bars]
+        error = [[median - low for _, _, median, low, _ in bars], [high - median for _, _, median, _, high in bars]]
+        panel.bar(at, heights, width, yerr=error, label=way, error_kw={"lw": 0.8})
+    panel.set_xticks(range(len(programs)), programs)
+    panel.set_yscale("log")
+    panel.set_ylabel("µs from call to reaped child (median, quartiles)")
+    panel.legend(fontsize=8)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(file)
+    pyplot.close(figure)
