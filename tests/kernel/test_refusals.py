@@ -77,7 +77,9 @@ def test_a_process_whose_first_thread_has_ended(tmp_path: Path) -> None:
         message = said("maps", child.pid)
         other = int(message.rpartition(" ")[2])
         assert message == f"process {child.pid}: its first thread has ended, others have not: give the number of one, {other}"
-        done = subprocess.run([*COMMAND, "maps", str(other)], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            [*COMMAND, "maps", "--json", str(other)], capture_output=True, text=True, check=False, timeout=60
+        )
         child.kill()
     assert (done.returncode, str(tmp_path) in done.stdout) == (0, True)
 

@@ -42,4 +42,5 @@ def describe(machine: int, elf_class: int, data: int) -> tuple[str, str]:
         if emulator
         else ""
     )
-    return (f"{name} {64 if wide else 32}" if machine in MACHINES else name), hint
+    both = any(emulators[::2]) and any(emulators[1::2])
+    return (f"{name} {64 if wide else 32}" if both else name), hint
