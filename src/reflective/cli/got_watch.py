@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..observe.got.session import Watch
     from ..observe.got.uprobe import UprobeWatch
-    from ..views import got
+    from ..views import got, got_live
 
 FAILED, USAGE, HIJACKED = 1, 2, 3
 INSTEAD = (("list", "got_list", "show_list"), ("redirect", "got_redirect", "redirect"), ("verify", "got_verify", "verify"))
@@ -34,11 +34,15 @@ def show(args: argparse.Namespace) -> int:
         args.arguments = args.arguments[1:]
     if bool(args.program) == (args.pid is not None):
         return _fail("a program or -p PID, one of them (see got-watch --help)", USAGE)
+    if args.live and (args.json or args.summary):
+        return _fail("--live is a picture on a terminal: without --json and --summary", USAGE)
     try:
         for option, module, function in INSTEAD:
             if getattr(args, option):
                 return int(getattr(import_module(f".{module}", __package__), function)(args))
         with _output(args) as file:
+            if args.live and not file.isatty():
+                return _fail("--live needs a terminal, and the output is none: -o /dev/pts/N, or leave it out", USAGE)
             return _watch(args, file)
     except (ReflectiveError, ValueError, OSError) as error:
         return _fail(str(error), status_of(error) if isinstance(error, LoadError) else FAILED)
@@ -55,17 +59,23 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
     tally, lines = got.Tally(), got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
     hijacks, failed, selection = 0, None, (args.symbol, args.object, args.how)
     watch = _started(args)
+    screen = _screen(args, file, lines) if args.live else None
     watch.interrupted = lambda: bool(interrupts)
     try:
         for events in watch.batches():
             hijacks += got.hijacks(events)
             wanted = [one for one in events if got.matches(one, *selection)] if any(selection) else events
-            if args.summary:
+            if screen:
+                screen.show(events, wanted)
+            elif args.summary:
                 tally.add(wanted)
             else:
                 file.write("".join(map(got.json_line if args.json else lines.line, wanted)))
                 file.flush()
-        _conclude(args, file, tally, lines)
+        if screen:
+            screen.close()
+        else:
+            _conclude(args, file, tally, lines)
     except OSError as error:  # nobody reads, or there is no more room: the program goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         watch.close()
@@ -77,6 +87,12 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
     if failed and not isinstance(failed, BrokenPipeError):
         return _fail(f"the events can't be written: {failed.strerror}", FAILED)
     return HIJACKED if hijacks and args.fail_on_hijack else status
+
+
+def _screen(args: argparse.Namespace, file: TextIO, lines: got.Lines) -> got_live.Screen:
+    from ..views import got_live
+
+    return got_live.Screen(file, args.color, lines)
 
 
 def _started(args: argparse.Namespace) -> Watch | UprobeWatch:

@@ -14,6 +14,7 @@ examples:
   got-watch --how lazy --object ls -- ls -l    only what ls itself binds by its first calls
   got-watch --symbol 'mem*' --json git status  JSON lines on stdout (schema reflective.got/1, docs/got.schema.json)
   got-watch --summary python3 -c pass          counts by object, share never bound, time in the resolver
+  got-watch --live -o /dev/pts/5 ./program     bound and not yet, object by object, in another terminal (tty says which)
   got-watch -p 1234                            a process that runs already; ^C detaches, and leaves no breakpoint behind
   got-watch --fail-on-hijack ./program         exit status 3 if a slot ends up where no linker would have put it
   got-watch --engine=uprobe -p 1234            first calls in a program that must not be stopped (root)
@@ -38,6 +39,9 @@ def add(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--how", metavar="HOW", type=_hows, default=(), help=f"only such bindings: {', '.join(HOWS)}")
     parser.add_argument("--summary", action="store_true", help="counts at the end, instead of a line for each")
+    parser.add_argument(
+        "--live", action="store_true", help="a table by object, redrawn in place on a terminal, instead of lines"
+    )
     parser.add_argument("--fail-on-hijack", action="store_true", help="exit status 3 if a slot was hijacked")
     parser.add_argument("--no-pin", action="store_true", help="leave the program its CPUs: slower")
     parser.add_argument(
