@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -349,47 +345,3 @@ def test_output_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
     done = run("--json", "-o", "/dev/full", "--", "sh", "-c", f"echo x > {tmp_path}/out")
     assert (done.returncode, done.stderr) == (1, b"reflective: the events can't be written: No space left on device\n")
     assert (tmp_path / "out").read_text() == "x\n"
-
-
-def on_a_terminal(*words: str | Path) -> tuple[int, str]:
-    """Exit status and what got-watch draws on a terminal of its own; the program's output goes elsewhere."""
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
-    variables = {**ENVIRONMENT, "TERM": "xterm-256color"}
-    command = [*GOT_WATCH, "--live", *map(str, words)]
-    with subprocess.Popen(command, stdin=slave, stdout=subprocess.DEVNULL, stderr=slave, env=variables) as watcher:
-        os.close(slave)
-        drawn = b""
-        with contextlib.suppress(OSError):  # EIO: the last one has closed it
-            while part := os.read(master, 65536):
-                drawn += part
-        os.close(master)
-        return watcher.wait(60), drawn.decode()
-
-
-def test_live_shows_what_is_not_bound_yet_dwindle(tmp_path: Path) -> None:
-    path = compiled(HELLO.replace("puts(argv[0]) < 0", "argc > 1 ? puts(argv[0]) : 5"), tmp_path / "program", *LAZY)
-    status, drawn = on_a_terminal("--object", "program", "--", path)
-    assert status == 5
-    assert "\x1b[1A" in drawn, "drawn in place"
-    assert "\x1b[32m━" in drawn, "bound, green"
-    assert "\x1b[33m━" in drawn, "not yet, yellow"
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
-    left = [int(number) for number in re.findall(r"^program +partial.* (\d+) +━+\s*$", plain, re.M)]
-    assert (left[0], left[-1]) == (2, 1), plain
-    assert left == sorted(left, reverse=True)
-    (end,) = [event for event in events(tmp_path, "--", path, status=5) if event["event"] == "exit"]
-    assert next(one["unbound"] for one in end["objects"] if one["object"] == str(path)) == left[-1]
-
-
-def test_live_follows_children_and_passes_their_status_on() -> None:
-    status, drawn = on_a_terminal("--", "sh", "-c", "ls / & wait; exit 4")
-    assert status == 4
-    assert re.search(r"process +.*object", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn))
-
-
-@pytest.mark.parametrize("words", [["--live", "--json"], ["--live", "--summary"], ["--live"]])
-def test_live_is_for_terminals(words: list[str]) -> None:
-    done = run(*words, "--", "true")
-    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
-    assert b"--live" in done.stderr

@@ -59,10 +59,12 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
     tally, lines = got.Tally(), got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
     hijacks, failed, selection = 0, None, (args.symbol, args.object, args.how)
     watch = _started(args)
-    screen = _screen(args, file, lines) if args.live else None
     watch.interrupted = lambda: bool(interrupts)
     try:
+        screen = None
         for events in watch.batches():
+            if args.live and not screen:  # not before: close() below ends only a watch that has begun
+                screen = _screen(args, file, lines)
             hijacks += got.hijacks(events)
             wanted = [one for one in events if got.matches(one, *selection)] if any(selection) else events
             if screen:
