@@ -345,3 +345,9 @@ def test_output_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
     done = run("--json", "-o", "/dev/full", "--", "sh", "-c", f"echo x > {tmp_path}/out")
     assert (done.returncode, done.stderr) == (1, b"reflective: the events can't be written: No space left on device\n")
     assert (tmp_path / "out").read_text() == "x\n"
+
+
+def test_a_watch_that_is_closed_before_it_begins_lets_the_program_run() -> None:
+    watch = got.watch(["sh", "-c", "exit 7"])
+    watch.close()
+    assert os.waitstatus_to_exitcode(os.waitpid(watch.pid, 0)[1]) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
@@ -48,7 +49,9 @@ class Watch:
         return self._batches
 
     def close(self) -> None:
-        """Detaches, before the end."""
+        """Detaches, before the end. A generator that has not begun would not run its `finally`."""
+        if inspect.getgeneratorstate(self._batches) == inspect.GEN_CREATED:
+            self._end()
         self._batches.close()
 
     def _run(self) -> Generator[list[Event], None, None]:
