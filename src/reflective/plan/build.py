@@ -275,15 +275,17 @@ def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
     bias = beside = segments.check_program(executable, interpreter is not None, space)
     if interpreter:
         bias = segments.check_interpreter(interpreter, executable, beside, space)
-    entered = interpreter or executable
-    if not segments.entry_depends(entered, TASK_END):
-        segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
     taken, swept = segments.placed(executable, beside), (0, 0)
     if interpreter:
         swept = segments.sweep(interpreter)
         taken = [part for start, end in taken for part in ((start, min(end, swept[0])), (max(start, swept[1]), end))]
         taken = [(start, end) for start, end in taken if start < end] + segments.placed(interpreter, bias)
-    segments.check_rest(taken, swept, space, executable.path)
+    refused = segments.rest_refused(taken, swept, space, executable.path)
+    entered = interpreter or executable
+    if refused or not segments.entry_depends(entered, TASK_END):
+        segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
+    if refused:
+        raise refused
 
 
 def _addresses_fixed() -> bool:

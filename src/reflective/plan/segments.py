@@ -91,17 +91,18 @@ def check_interpreter(image: ElfImage, program: ElfImage, beside: int, space: Sp
     return bias
 
 
-def check_rest(taken: list[tuple[int, int]], swept: tuple[int, int], space: Space, path: str) -> None:
-    """Refuses a program over whose initial stack something was laid, or which leaves no room for the vdso.
+def rest_refused(taken: list[tuple[int, int]], swept: tuple[int, int], space: Space, path: str) -> LoadError | None:
+    """The refusal of a program over whose initial stack something was laid, or which leaves no room for the vdso.
 
     `taken` are the segments, `swept` is what was mapped for a moment (see `sweep`). fs/binfmt_elf.c: create_elf_tables finds
-    no stack, after arch_setup_additional_pages. Raises LoadError (ENOMEM, EFAULT).
+    no stack, after arch_setup_additional_pages (ENOMEM, EFAULT), and both after the check of the entry.
     """
     low, high = space.stack
     if any(start < high and low < end for start, end in (*taken, swept)):
         if top_down(space.end, VDSO_ROOM, taken) < FLOOR:
-            raise load_error(errno.ENOMEM, "its segments leave no room for the vdso", path)
-        raise load_error(errno.EFAULT, f"its segments lie over the initial stack, at {low:#x}", path)
+            return load_error(errno.ENOMEM, "its segments leave no room for the vdso", path)
+        return load_error(errno.EFAULT, f"its segments lie over the initial stack, at {low:#x}", path)
+    return None
 
 
 def check(
@@ -238,7 +239,7 @@ def span(image: ElfImage) -> tuple[int, int]:
 def bias_at(image: ElfImage, start: int, aligned: bool) -> int:
     """The load bias of a relocatable image whose first segment goes to `start`, or below it by reason of p_align."""
     first, align = image.loads[0], alignment(image)
-    exact = not aligned and align == PAGE and first.filesz
+    exact = not aligned and align == PAGE and _file_pages(first)
     return start - page_down(first.vaddr) if exact else page_down((start & -align) - first.vaddr)
 
 
