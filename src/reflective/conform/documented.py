@@ -27,12 +27,8 @@ UNKNOWABLE_IN_PYTHON: Documented = {
     "status.SigIgn": ("0+", "CPython overwrites what SIGPIPE and SIGXFSZ were before any line of ours runs"),
     "stat.sigignore": ("0", "CPython overwrites what SIGPIPE and SIGXFSZ were before any line of ours runs"),
 }
-UNPRIVILEGED: Documented = {
-    "proc.exe": (
-        re.escape(os.path.realpath(sys.executable)),
-        "setting it takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
-    ),
-}
+OTHER_EXE = rf"{re.escape(os.path.realpath(sys.executable))}|/memfd:reflective \(deleted\)"  # by fork, by a zygote
+UNPRIVILEGED: Documented = {"proc.exe": (OTHER_EXE, "setting it takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN")}
 
 
 EVERY: Documented = ALWAYS | UNKNOWABLE_IN_PYTHON | UNPRIVILEGED
