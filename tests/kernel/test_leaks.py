@@ -103,7 +103,7 @@ def spawn_many(path: Path, count: int) -> None:
 
 
 def assert_nothing_left(before: Usage, after: Usage) -> None:
-    assert after.children == before.children == 0
+    assert after.children <= before.children, "those of other tests of this process apart"
     assert after.descriptors == before.descriptors
     assert after.threads == before.threads
     assert after.maps <= before.maps + 8, "arenas of malloc come and go, but not by the thousand"
