@@ -239,6 +239,8 @@ def test_calls_after_the_jump_are_those_of_a_kernel_load(words: list[str], tmp_p
     expected = [[name for name in task if name not in ("execve", "")] for task in theirs]
     assert len(tasks) == len(expected)
     for mine, other in zip(tasks.values(), expected, strict=True):
+        if "futex" in mine + other:  # which thread waits for which is chance
+            mine, other = ([name for name in names if not CHANCE.match(name)] for names in (mine, other))
         certain = min(settled(mine), settled(other))
         assert mine[:certain] == other[:certain]
         assert certain == len(mine) == len(other) or "wait4" in mine
