@@ -194,3 +194,24 @@ def test_a_program_that_becomes_another_later(via: str, tmp_path: Path) -> None:
     command = [*COMMAND, "maps", "--via", via, "--at", "main", "--", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, str(path) in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("maps", str(os.getpid())),
+        ("stack", "true"),
+        ("trace", "--json", "true"),
+        ("got-watch", "--list", "true"),
+        ("plan", "true"),
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.parametrize("where", [">&-", ">/dev/full"])
+def test_output_that_can_not_be_written(words: tuple[str, ...], where: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {where}', "sh", *COMMAND, *words], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("reflective: ")
+    assert done.stderr.count("\n") == 1

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -56,12 +60,35 @@ def _module(command: str, package: str | None) -> Any:
     return import_module(f".{command.replace('-', '_')}", package)
 
 
+class _Closed(io.StringIO):
+    """Standard output, where there is none: Python then has None."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _shown(module: Any, args: argparse.Namespace) -> int:
+    """What the subcommand returns; one line if its output can't be written, 130 for ^C."""
+    sys.stdout = sys.stdout or _Closed()
+    try:
+        status = int(module.show(args))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and sys.stderr is not None:
+            print(f"reflective: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end, and would complain again
+        return 1
+    return status
+
+
 def dispatch(words: list[str]) -> int:
     """Parses the command line and runs the subcommand; returns its exit status."""
     command = next((word for word in words if word in COMMANDS), "")
     args = build_parser(command).parse_args(words)
     if args.command != "exec":
-        return int(_module(args.command, __package__).show(args))
+        return _shown(_module(args.command, __package__), args)
     from .exec import execute, settings_from
 
     if args.arguments[:1] == ["--"] and args.program.startswith("-"):

@@ -21,7 +21,7 @@ from ..trace.reader import Reader, copies, with_paths, with_stacks
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
-from .exec import initial_environment
+from .exec import initial_environment, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _refused(error: Exception, attaching: bool) -> int:
     known = attaching and isinstance(error, OSError) and isinstance(error.filename, int)
     said = attach.refusal(error.filename, error) if known and isinstance(error, OSError) else str(error)
     print(f"reflective: {said}", file=sys.stderr)
-    return 127 if isinstance(error, LoadError) else 1
+    return status_of(error) if isinstance(error, LoadError) else 1
 
 
 def _leave(status: int | None, interrupted: bool, child: int) -> int:
