@@ -137,7 +137,7 @@ def test_a_32_bit_program_is_started_by_the_kernel(program32: Path) -> None:
         "i386_syscall_0x4", "i386_syscall_0x3", "i386_syscall_0x1",
     ]  # fmt: skip
     refusing = run(*TRACE, "--via", "reflective", str(program32))
-    assert (refusing.returncode, refusing.stderr.count("\n")) == (127, 1)
+    assert (refusing.returncode, refusing.stderr.count("\n")) == (126, 1)
     assert "32-bit programs need the kernel's own execve" in refusing.stderr
 
 
@@ -153,7 +153,7 @@ def test_the_program_gets_the_environment_that_trace_got() -> None:
 def test_no_program_is_a_line() -> None:
     for name, said in (("/dev/null", "is not a regular file"), ("/etc/passwd", "no execute permission"), ("none", "PATH")):
         done = run(*TRACE, name)
-        assert (done.returncode, done.stderr.count("\n")) == (127, 1)
+        assert (done.returncode, done.stderr.count("\n")) == (127 if name == "none" else 126, 1)
         assert said in done.stderr
 
 
