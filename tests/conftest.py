@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 import skips
@@ -20,6 +21,20 @@ subprocess._USE_POSIX_SPAWN = False  # type: ignore[misc]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _children() -> set[str]:
+    """The children of this process, of whichever thread: pids, and what each runs; zombies too."""
+    pids = (pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split())
+    return {f"{pid} {Path(f'/proc/{pid}/stat').read_text().split(') ')[0].split('(')[1]}" for pid in pids}
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    """A test ends the processes that it starts: another's might wait for any child."""
+    before = _children()
+    yield
+    assert not _children() - before
 
 
 @pytest.fixture(scope="session")
