@@ -46,6 +46,20 @@ Contents = ElfFile | bytes
 
 OTHER_BASE = 0x10_0000_0000
 INTERP = exit_program(42, type=ET_DYN)
+# exit(AT_BASE >> 40): over argv and envp to auxv, whose type 7 it is.
+TELL_BASE = bytes.fromhex(
+    "488d742408 48ad 4885c0 75f9 48ad 4885c0 75f9 48ad 4892 48ad 83fa07 75f5 48c1e828 97 b83c000000 0f05"
+)
+
+
+def ended_by(last: Segment, *, entry: int = code_address(ET_EXEC, OTHER_BASE)) -> ElfFile:
+    """An interpreter of which load_elf_interp maps nothing from `last` on, and takes its address for the load bias.
+
+    The first segment is bss, lest the whole span be mapped.
+    """
+    bss, absurd = Segment(PT_LOAD, R, 0, OTHER_BASE - PAGE, memsz=PAGE), Segment(PT_LOAD, R, 0, OTHER_BASE, filesz=2, memsz=1)
+    start = program(TELL_BASE, base=OTHER_BASE).with_segments(bss, first=True)
+    return replace(start.with_segments(last, absurd), entry=entry - last.vaddr)
 
 
 def user_of(path: bytes, *, type: int = ET_EXEC, **options: int) -> ElfFile:
@@ -95,6 +109,16 @@ INTERPRETER: dict[str, Contents] = {
         Segment(PT_LOAD, R, DATA_OFFSET, -PAGE, filesz=PAGE, memsz=PAGE + 4), first=True
     ),
     "second p_vaddr non-canonical": INTERP.with_segments(Segment(PT_LOAD, RW, 0, 1 << 47, filesz=16)),
+    "empty, beyond user space, e_entry wraps": ended_by(Segment(PT_LOAD, R, 0, 1 << 47)),
+    "empty, beyond user space, at the top": ended_by(Segment(PT_LOAD, R, 0, -PAGE)),
+    "empty, beyond user space, e_entry nowhere": ended_by(Segment(PT_LOAD, R, 0, 1 << 47), entry=PAGE),
+    "empty, beyond user space, e_entry too": ended_by(Segment(PT_LOAD, R, 0, 1 << 47), entry=1 << 48),
+    "p_filesz -1, beyond user space, e_entry wraps": ended_by(Segment(PT_LOAD, R, 0, 1 << 48, filesz=-1)),
+    "p_filesz -1, p_memsz 0, beyond user space, e_entry wraps": ended_by(Segment(PT_LOAD, R, 0, 1 << 48, filesz=-1, memsz=0)),
+    "bss only, beyond user space, e_entry wraps": ended_by(Segment(PT_LOAD, R, 0, 1 << 48, memsz=1)),
+    "empty, beyond user space, e_entry wraps, ET_DYN": replace(
+        ended_by(Segment(PT_LOAD, R, 0, 1 << 47)), type=ET_DYN, entry=2 * PAGE - (1 << 47)
+    ),
     "p_vaddr 0, ET_EXEC": exit_program(42, base=0),
     "p_vaddr TASK_SIZE, ET_EXEC": exit_program(42, base=TASK_SIZE),
     "descending p_vaddr": exit_program(42, type=ET_DYN, base=0x10000).with_segments(Segment(PT_LOAD, R, 0, 0, filesz=64)),

@@ -11,7 +11,7 @@ import pytest
 
 from reflective.elf.image import ET_DYN, ET_EXEC, PAGE, PT_LOAD, ElfImage, FileIdentity, Segment, read
 from reflective.errors import LoadError
-from reflective.plan import segments
+from reflective.plan import checks, segments
 from reflective.plan.steps import MapFile, MapZero, Zero
 
 R, W, X = 4, 2, 1
@@ -30,7 +30,7 @@ def image(*loads: Segment, kind: int = ET_EXEC, size: int = 1 << 20, entry: int 
 
 def check(found: ElfImage) -> None:
     """A relocatable one 4 MiB above its own addresses."""
-    segments.check(found, 0 if found.type == ET_EXEC else BASE, segments.Space(TASK_END, 65536))
+    checks.check(found, 0 if found.type == ET_EXEC else BASE, checks.Space(TASK_END, 65536))
 
 
 def refusal(*loads: Segment, kind: int = ET_EXEC, size: int = 1 << 20) -> int:

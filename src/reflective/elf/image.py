@@ -63,7 +63,7 @@ class File(Value):
 
 
 class ElfImage(Value):
-    """The header facts of one x86-64 ELF file."""
+    """The header facts of one x86-64 ELF file. `last`: see `mapped`."""
 
     path: str
     identity: FileIdentity
@@ -73,6 +73,7 @@ class ElfImage(Value):
     phnum: int
     segments: tuple[Segment, ...]
     interpreter: str | None
+    last: int | None = None
 
     def of_type(self, kind: int) -> list[Segment]:
         """The program headers of one type, in file order."""
@@ -85,6 +86,11 @@ class ElfImage(Value):
         if known is None:
             known = self.__dict__["_loads"] = self.of_type(PT_LOAD)
         return known
+
+    @property
+    def mapped(self) -> list[Segment]:
+        """Those that are mapped: all, unless one ends an interpreter (plan/checks.py: ends), loads[last]."""
+        return self.loads[: self.last]
 
     @property
     def executable_stack(self) -> bool:

@@ -15,7 +15,7 @@ import stat
 from ..elf.image import BUFFER, PAGE, ElfImage, File, FileIdentity, read, read_at
 from ..errors import LoadError, load_error
 from ..values import Value
-from . import reset, segments, stack
+from . import checks, reset, segments, stack
 from .steps import (
     BRK,
     EXE,
@@ -74,15 +74,14 @@ class LoadPlan(Value):
     def entry(self) -> At:
         """Where the program starts: the interpreter's entry if there is one."""
         if self.interpreter:
-            return At(INTERP, self.interpreter.entry)
+            return At(INTERP, segments.entry(self.interpreter))
         return At(EXE, self.executable.entry)
 
     def auxv(self, kernel: list[tuple[int, int]], vdso: int, ids: tuple[int, int, int, int]) -> tuple[stack.AuxEntry, ...]:
         """The auxiliary vector of a start, from the running kernel's (see plan/stack.py)."""
         image = self.executable
-        told = stack.build_auxv(
-            kernel, vdso, image.program_headers_at, image.phnum, image.entry, self.interpreter is not None, ids
-        )
+        base = None if self.interpreter is None else segments.returned(self.interpreter)
+        told = stack.build_auxv(kernel, vdso, image.program_headers_at, image.phnum, image.entry, base, ids)
         return stack.handed_over(told, self.at_flags, self.binary is not None) if self.prefix else told
 
     def argv(self, argv: list[bytes]) -> list[bytes]:
@@ -118,7 +117,7 @@ def build(
     executable, way, notes = _executable(name, directory)
     named = executable.interpreter if interp is None else executable.interpreter and interp
     interpreter = None if named is None else _interpreter(_from(directory, named), executable.path)
-    _check(executable, interpreter)
+    interpreter = _check(executable, interpreter)
     todo = tuple(_steps(name, executable, interpreter, in_place, way.binary))
     return LoadPlan(name, executable, interpreter, way.prefix, todo, notes, way.keeps_argv0, way.at_flags, way.binary)
 
@@ -263,29 +262,30 @@ def _interpreter(path: str, named_by: str) -> ElfImage:
         os.close(fd)
 
 
-def _check(executable: ElfImage, interpreter: ElfImage | None) -> None:
-    """What the kernel refuses past its point of no return, wherever things go. Raises LoadError."""
+def _check(executable: ElfImage, interpreter: ElfImage | None) -> ElfImage | None:
+    """What the kernel refuses past its point of no return, wherever things go. Raises LoadError; returns the interpreter."""
     images = [executable, interpreter] if interpreter else [executable]
-    least = _least_address() if any(segments.may_lie_low(image) for image in images) else 0
+    least = _least_address() if any(checks.may_lie_low(image) for image in images) else 0
     sizes = [*map(segments.total, images), *(max(load.filesz, load.memsz) for image in images for load in image.loads)]
     most = _most_memory() if max(sizes) > 1 << 30 else segments.WORD
-    space = segments.Space(TASK_END, least, most)
-    if any(segments.may_lie_high(image) for image in images) and _addresses_fixed():
+    space = checks.Space(TASK_END, least, most)
+    if any(checks.may_lie_high(image) for image in images) and _addresses_fixed():
         space = space.replace(tops=(MMAP_TOP_FIXED,), base=ELF_ET_DYN_BASE, stack=STACK_FIXED)
-    bias = beside = segments.check_program(executable, interpreter is not None, space)
+    bias = beside = checks.check_program(executable, interpreter is not None, space)
     if interpreter:
-        bias = segments.check_interpreter(interpreter, executable, beside, space)
+        interpreter, bias = checks.check_interpreter(interpreter, executable, beside, space)
     taken, swept = segments.placed(executable, beside), (0, 0)
     if interpreter:
         swept = segments.sweep(interpreter)
         taken = [part for start, end in taken for part in ((start, min(end, swept[0])), (max(start, swept[1]), end))]
         taken = [(start, end) for start, end in taken if start < end] + segments.placed(interpreter, bias)
-    refused = segments.rest_refused(taken, swept, space, executable.path)
+    refused = checks.rest_refused(taken, swept, space, executable.path)
     entered = interpreter or executable
-    if refused or not segments.entry_depends(entered, TASK_END):
-        segments.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
+    if refused or not checks.entry_depends(entered, TASK_END):
+        checks.check_entry(entered, bias, TASK_END, as_interpreter=interpreter is not None)
     if refused:
         raise refused
+    return interpreter
 
 
 def _addresses_fixed() -> bool:
@@ -340,5 +340,5 @@ def _steps(name: str, executable: ElfImage, interpreter: ElfImage | None, in_pla
         FillStack(),
         SetName(os.path.basename(name)),
         HandOver(binary.path) if binary else CloseFiles(),
-        Jump(At(INTERP, interpreter.entry) if interpreter else At(EXE, executable.entry)),
+        Jump(At(INTERP, segments.entry(interpreter)) if interpreter else At(EXE, executable.entry)),
     ]

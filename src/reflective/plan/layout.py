@@ -15,7 +15,8 @@ from ..elf.image import PAGE, ElfImage
 from ..errors import LoadError, load_error
 from ..values import Value
 from .build import ELF_ET_DYN_BASE, LoadPlan
-from .segments import FLOOR, bias_at, check_entry, page_down, page_up, placed, runs, span, sweep, top_down, total
+from .checks import FLOOR, check_entry
+from .segments import bias_at, page_down, page_up, placed, runs, span, sweep, top_down, total
 
 STACK_TOP = (1 << 47) - PAGE
 STACK_RND_BITS = 22  # arch/x86/include/asm/elf.h: __STACK_RND_MASK

@@ -91,13 +91,13 @@ def build_auxv(
     phdr: int,
     phnum: int,
     entry: int,
-    interpreter: bool,
+    base: int | None,
     ids: tuple[int, int, int, int],
 ) -> tuple[AuxEntry, ...]:
     """The vector for a new image, from the running kernel's: its order, its unknown tags, its hardware facts.
 
-    `vdso` is where vvar and vdso begin in this process; `phdr` and `entry` are less the executable's load bias; `ids` are uid,
-    euid, gid, egid.
+    `vdso` is where vvar and vdso begin in this process; `phdr` and `entry` are less the executable's load bias, `base` less
+    the interpreter's, None if there is none; `ids` are uid, euid, gid, egid.
     Source: fs/binfmt_elf.c: create_elf_tables.
     """
     new = {
@@ -105,7 +105,7 @@ def build_auxv(
         AT_PHDR: AuxEntry(AT_PHDR, phdr, "exe"),
         AT_PHENT: AuxEntry(AT_PHENT, 56),
         AT_PHNUM: AuxEntry(AT_PHNUM, phnum),
-        AT_BASE: AuxEntry(AT_BASE, 0, "interp" if interpreter else "none"),
+        AT_BASE: AuxEntry(AT_BASE, base or 0, "none" if base is None else "interp"),
         AT_FLAGS: AuxEntry(AT_FLAGS, 0),
         AT_ENTRY: AuxEntry(AT_ENTRY, entry, "exe"),
         AT_UID: AuxEntry(AT_UID, ids[0]),
