@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 
 import pytest
 from verdict import may_set_exe
@@ -29,6 +30,13 @@ def needs(program: str, package: str) -> None:
     """Skips the test if the program is not installed, and says how to get it."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed: apt-get install {package}")
+
+
+def needs_mounts() -> None:
+    """Skips the test if there is no mount namespace to be had; a user gets one in a user namespace."""
+    words = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "mount", "-t", "tmpfs", "none", "/tmp"]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here: run as root, in a container with CAP_SYS_ADMIN")
 
 
 def refuse(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -80,7 +80,8 @@ def prepare(request: Request, *, in_place: bool) -> Prepared:
     set_exe = may_set_exe() and not request.setup.drops_privilege
     degraded = _degradations(plan, known, options, set_exe)
     if request.strict and degraded:
-        raise load_error(EXDEV, f"{degraded[0].what}: {degraded[0].why}", plan.path, kind=Degraded)
+        reasons = "; ".join(f"{item.what}: {item.why}" for item in degraded)
+        raise load_error(EXDEV, reasons, plan.path, kind=Degraded)
     return Prepared(request, in_place, known, options, personality, stack_limit, len(argv), strings, set_exe, degraded)
 
 
