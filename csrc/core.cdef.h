@@ -80,10 +80,14 @@ uint64_t refl_file_system(const char *path);
 /* The auxiliary vector, as prctl(PR_GET_AUXV) gives it: its size, or -errno. */
 int64_t refl_auxv(char *buffer, uint64_t size);
 
-/* The personality; a soft resource limit (~0: none). */
+/* The personality; a soft and a hard resource limit (~0: none). */
 uint64_t refl_personality(void);
 int refl_set_personality(uint64_t value);
 uint64_t refl_limit(int which);
+uint64_t refl_hard_limit(int which);
+
+/* This thread's user and group ID for file systems. */
+void refl_fs_ids(uint32_t out[2]);
 
 /* C's environ: its strings one after another, each with its NUL, as far as size goes. The bytes that all of them take. */
 uint64_t refl_environ(char *out, uint64_t size);
