@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import shutil
 import signal
 import struct
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from support import ENVIRONMENT
+from test_limits import in_child
 from test_state import account, by_zygote
 from verdict import LIBC, NOBODY, public_directory
 
@@ -32,6 +34,8 @@ from reflective.plan.build import build
 TIMEOUT_S = 60
 PR_SET_PDEATHSIG, PR_SET_SPECULATION_CTRL, PR_SET_MDWE, PR_SET_NO_NEW_PRIVS = 1, 53, 65, 38
 MMAP_PAGE_ZERO = 0x100000
+MCL_FUTURE = 2
+CLONE_FILES, KCMP_FILES, SYS_CLONE, SYS_KCMP = 0x400, 2, 56, 312
 THREAD_KEYRING, PROCESS_KEYRING = -1, -2
 SYS_KEYCTL, KEYCTL_GET_KEYRING_ID = 250, 0
 
@@ -98,6 +102,11 @@ def pending_timer() -> None:
         time.sleep(0.001)
 
 
+def locked_memory() -> None:
+    """All that will be mapped."""
+    checked(LIBC.mlockall(MCL_FUTURE))
+
+
 def keyrings() -> None:
     """Of the thread and of the process."""
     for one in (THREAD_KEYRING, PROCESS_KEYRING):
@@ -108,7 +117,7 @@ def nothing() -> None:
     pass
 
 
-ROOTS = {"file IDs", "parent's death", "64 MiB of stack, elevated", "unlimited stack, elevated"}
+ROOTS = {"locked memory", "file IDs", "parent's death", "64 MiB of stack, elevated", "unlimited stack, elevated"}
 STATES: dict[str, Callable[[], None]] = {
     "none": nothing,
     "file IDs": another_user_for_files,
@@ -120,6 +129,7 @@ STATES: dict[str, Callable[[], None]] = {
     "MMAP_PAGE_ZERO": page_at_zero,
     "pending timer": pending_timer,
     "keyrings": keyrings,
+    "locked memory": locked_memory,
 }
 # What differs and has a row in docs/kernel-parity.md: the state, the way, the properties.
 ROWS = {
@@ -140,9 +150,9 @@ def here(path: str, words: list[str]) -> int:
     os.execve(path, words, ENVIRONMENT)
 
 
-def request(path: str, words: list[str]) -> Request:
+def request(path: str, words: list[str], *, in_place: bool = False) -> Request:
     environment = tuple(f"{name}={value}".encode() for name, value in ENVIRONMENT.items())
-    return Request(build(path), tuple(map(os.fsencode, words)), environment)
+    return Request(build(path, in_place=in_place), tuple(map(os.fsencode, words)), environment)
 
 
 def by_zygotes(path: str, words: list[str]) -> int:
@@ -154,7 +164,7 @@ def by_fork(path: str, words: list[str]) -> int:
 
 
 def in_place(path: str, words: list[str]) -> int:
-    run.replace(request(path, words))
+    run.replace(request(path, words, in_place=True))
     raise AssertionError("replace returned")
 
 
@@ -210,6 +220,29 @@ def test_keyrings_stay_in_place() -> None:
     said = {name: told(keyrings, way, words).stdout for name, (_, way) in WAYS.items()}
     assert said == {"zygote": b"[False, False]\n", "fork": b"[False, False]\n", "in place": b"[True, True]\n"}
     assert told(keyrings, here, words).stdout == b"[False, False]\n"
+
+
+@pytest.mark.parametrize("way", [here, in_place])
+def test_descriptors_are_shared_no_more(way: Way) -> None:
+    """With a process that had the same table of them. Past the load the program waits; kcmp then compares."""
+
+    def work() -> bool:
+        (reader, writer), (silent, _) = os.pipe2(0), os.pipe()
+        os.dup2(silent, 0), os.dup2(writer, 1)
+        pid = LIBC.syscall(SYS_CLONE, CLONE_FILES | signal.SIGCHLD, None, None, None, None)
+        if pid == 0:
+            try:
+                way("/bin/sh", ["sh", "-c", "echo; read line"])
+            finally:
+                os._exit(99)
+        before = LIBC.syscall(SYS_KCMP, os.getpid(), pid, KCMP_FILES, 0, 0)
+        select.select([reader], [], [], 20)
+        after = LIBC.syscall(SYS_KCMP, os.getpid(), pid, KCMP_FILES, 0, 0)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return bool(before == 0 and after > 0)
+
+    assert in_child(work)
 
 
 @pytest.mark.parametrize("linked", ["execstack", "noexecstack"])

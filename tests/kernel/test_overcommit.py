@@ -148,7 +148,7 @@ def test_what_is_replaced_counts_no_more(tmp_path: Path, way: str) -> None:
     """The old memory has gone when the new is mapped."""
     path = program_with_bss(30).write(tmp_path / "program")
     with no_overcommit():
-        request = Request(build(path), (b"program",), ())
+        request = Request(build(path, in_place=True), (b"program",), ())
         pid = os.fork()
         if pid == 0:
             try:
