@@ -41,7 +41,7 @@ def no_overcommit(limit: int = LIMIT) -> Iterator[None]:
         KBYTES.write_text(str(limit >> 10))
         MODE.write_text("2")
     except OSError as error:
-        pytest.skip(f"vm.overcommit_memory can't be set here: {os.strerror(error.errno or 0)}")
+        pytest.skip(f"vm.overcommit_memory can't be set here ({os.strerror(error.errno or 0)}): run as root")
     try:
         yield
     finally:
