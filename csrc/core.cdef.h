@@ -80,10 +80,14 @@ uint64_t refl_file_system(const char *path);
 /* The auxiliary vector, as prctl(PR_GET_AUXV) gives it: its size, or -errno. */
 int64_t refl_auxv(char *buffer, uint64_t size);
 
-/* The personality; a soft resource limit (~0: none). */
+/* The personality; a soft and a hard resource limit (~0: none). */
 uint64_t refl_personality(void);
 int refl_set_personality(uint64_t value);
 uint64_t refl_limit(int which);
+uint64_t refl_hard_limit(int which);
+
+/* This thread's user and group ID for file systems. */
+void refl_fs_ids(uint32_t out[2]);
 
 /* C's environ: its strings one after another, each with its NUL, as far as size goes. The bytes that all of them take. */
 uint64_t refl_environ(char *out, uint64_t size);
@@ -117,8 +121,8 @@ int64_t refl_run_to(int pid, uint64_t address);
 struct refl_copy {
     uint8_t when; /* 1: when the call is entered, 2: when it has returned */
     /* 1 string, 2 bytes, 3 vector of strings, 4 length of a vector, 5 iovec, 6 what a descriptor is, 7 the 8 bytes `size` above
-     * the stack pointer, 8 `size` bytes from there, 9 struct msghdr, 10 array of struct mmsghdr, 11 a pointer, a word, and `size`
-     * bytes behind the pointer, 12 what the descriptors are that lie `size` & 0xffff bytes apart; `size` >> 16 of them, unless that is 0, 13 struct user_regs_struct */
+     * the stack pointer, 8 `size` bytes from there, 9 struct msghdr, 10 array of struct mmsghdr, 11 a pointer, a word, and `size` & 0xffff
+     * bytes behind the pointer; the pair is `size` >> 16 bytes further, 12 what the descriptors are that lie `size` & 0xffff bytes apart; `size` >> 16 of them, unless that is 0, 13 struct user_regs_struct */
     uint8_t kind;
     uint8_t arg; /* which argument points there; 6: the result */
     uint8_t count; /* size is multiplied: 0-5 by that argument, 6 by the result, 7 by 1, 8 by the 32-bit word that the next

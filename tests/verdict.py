@@ -26,6 +26,7 @@ from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
 NOBODY = 65534
+CAP_SYS_RAWIO, CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 17, 21, 40
 TIMEOUT_S = 20.0
 
 Str = str | bytes
@@ -85,11 +86,21 @@ def assert_same_verdict(
     return kernel
 
 
-def may_set_exe() -> bool:
-    """kernel/sys.c: prctl_set_mm_map: CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE."""
+def has_capability(number: int) -> bool:
+    """Whether it is in this process's effective set (linux/capability.h)."""
     status = Path("/proc/self/status").read_text()
     effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
-    return bool((effective >> 21 | effective >> 40) & 1)
+    return bool(effective >> number & 1)
+
+
+def may_set_exe() -> bool:
+    """kernel/sys.c: prctl_set_mm_map."""
+    return has_capability(CAP_SYS_ADMIN) or has_capability(CAP_CHECKPOINT_RESTORE)
+
+
+def least_address() -> int:
+    """The lowest address that this process may map: security/commoncap.c: cap_mmap_addr."""
+    return 0 if has_capability(CAP_SYS_RAWIO) else int(Path("/proc/sys/vm/mmap_min_addr").read_text())
 
 
 def _without_exe(verdict: Verdict) -> Verdict:

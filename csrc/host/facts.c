@@ -100,6 +100,20 @@ uint64_t refl_limit(int which)
     return limit.rlim_cur;
 }
 
+uint64_t refl_hard_limit(int which)
+{
+    struct rlimit limit = {0, 0};
+    getrlimit(which, &limit);
+    return limit.rlim_max;
+}
+
+/* No ID is -1: then they only say what they are. */
+void refl_fs_ids(uint32_t out[2])
+{
+    out[0] = (uint32_t)syscall(SYS_setfsuid, -1);
+    out[1] = (uint32_t)syscall(SYS_setfsgid, -1);
+}
+
 extern char **environ; /* POSIX has it declared by nobody */
 
 uint64_t refl_environ(char *out, uint64_t size)

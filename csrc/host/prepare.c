@@ -2,17 +2,22 @@
  * From a plan and the values of one start to the blob's area: code, stack, operations with their addresses, the new
  * program's stack contents. Everything is written and checked here, in the parent, where a mistake is still an error code.
  */
+#define _GNU_SOURCE
 #include "prepare.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "blob_bytes.h" /* static const uint8_t blob_bytes[], made by setup.py from csrc/blob */
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
 #endif
 
 _Static_assert(sizeof blob_bytes <= REFL_PAGE - REFL_FRAME_ROOM, "the blob and the frame share a page");
@@ -202,11 +207,33 @@ int area_fill(struct refl_start *start, struct area *area, uint64_t sigmask)
     return 0;
 }
 
+/*
+ * With PR_SET_MDWE what was written can't be made executable; a file that was written can be mapped so (mm/mmap.c:
+ * map_deny_write_exec). The descriptor is closed before anybody starts.
+ */
+static int from_a_file(uint8_t *page)
+{
+    int fd = memfd_create("reflective: last page", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create("reflective: last page", MFD_CLOEXEC); /* before Linux 6.3 */
+    if (fd < 0)
+        return -errno;
+    int error = 0;
+    if (write(fd, page, REFL_PAGE) != REFL_PAGE)
+        error = -ENOMEM;
+    else if (mmap(page, REFL_PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, fd, 0) == MAP_FAILED)
+        error = -errno;
+    close(fd);
+    return error;
+}
+
 int prepare(struct refl_start *start, struct area *area, uint64_t sigmask)
 {
     int error = area_fill(start, area, sigmask);
     if (error)
         return error;
     memcpy(area->base, blob_bytes, sizeof blob_bytes);
-    return mprotect(area->base, REFL_PAGE, PROT_READ | PROT_EXEC) ? -errno : 0;
+    if (mprotect(area->base, REFL_PAGE, PROT_READ | PROT_EXEC) == 0)
+        return 0;
+    return errno == EACCES ? from_a_file(area->base) : -errno;
 }

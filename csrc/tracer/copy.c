@@ -194,9 +194,12 @@ static void add_messages(struct task *task, struct payload head, uint64_t count,
 }
 
 /* A pointer and a word, and what the pointer points to: pselect6's last argument. */
+/* `size`: how many bytes there, and above 16 bits how far from the address the pair is. */
 static void add_behind(struct task *task, struct payload head, uint64_t size)
 {
     uint64_t pair[2] = {0, 0};
+    head.address += size >> 16;
+    size &= 0xffff;
     size_t got = read_memory(task->tid, head.address, pair, sizeof pair);
     head.kind = COPY_BYTES;
     head.length = (uint32_t)got;

@@ -89,7 +89,7 @@ def large_library(directory: Path) -> Path:
     """A program with a library of 4 MiB beside it."""
     (directory / "large.c").write_text('__attribute__((section(".large"))) const char large[4 << 20] = {1};')
     (directory / "main.c").write_text("extern const char large[]; int main(void) { return large[0]; }")
-    link = ["main.c", "-o", "main", "-L.", "-llarge", "-Wl,-rpath,$ORIGIN"]
+    link = ["main.c", "-o", "main", "-L.", "-llarge", f"-Wl,-rpath,{directory}"]
     for words in (["-shared", "-fPIC", "large.c", "-o", "liblarge.so"], link):
         subprocess.run(["gcc", *words], cwd=directory, check=True)
     return directory / "main"

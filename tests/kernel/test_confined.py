@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from as_nobody import NO_CAPABILITIES, NOBODYS, environment, reachable
 from skips import needs
-from verdict import NOBODY, public_directory
+from verdict import public_directory
 
 ROOT = Path(__file__).parents[2]
 CONFINE = (sys.executable, str(ROOT / "tests" / "confine.py"))
-NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-NOBODYS = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
 STARTS = [f"tests/kernel/test_state.py::test_start[aslr-{name}]" for name in ("dynamic", "static-pie", "entry-pie")]
 PROGRAMS = [f"tests/kernel/test_programs.py::test_program[{name}]" for name in ("bash", "env", "make")]
@@ -39,32 +37,8 @@ CALLS = [f"tests/kernel/test_process.py::test_run[{name}]" for name in NAMES]
 TESTS = [*STARTS, *PROGRAMS, *CALLS]
 
 
-def blocked(path: Path) -> Path | None:
-    """The first directory on the way there that others may not pass."""
-    return next((one for one in reversed(path.resolve().parents) if not one.stat().st_mode & 1), None)
-
-
-def reachable(command: Sequence[str]) -> list[str]:
-    """The command in a mount namespace in which everyone reaches this Python and this checkout, wherever they lie.
-
-    A directory that is closed is covered there by an empty one, in which what is needed is mounted again.
-    """
-    wanted = {Path(sys.base_prefix).resolve(), ROOT, Path(sys.prefix).resolve()}
-    closed = {path: directory for path in wanted if (directory := blocked(path))}
-    if not closed:
-        return list(command)
-    lines = ["set -e", "keep=$(mktemp -d)"]
-    lines += [f"mkdir $keep/{n}; mount --bind {shlex.quote(str(path))} $keep/{n}" for n, path in enumerate(closed)]
-    lines += [f"mount -t tmpfs -o mode=755 none {shlex.quote(str(directory))}" for directory in set(closed.values())]
-    lines += [
-        f"mkdir -p {shlex.quote(str(path))}; mount --bind $keep/{n} {shlex.quote(str(path))}" for n, path in enumerate(closed)
-    ]
-    return ["unshare", "--mount", "sh", "-c", "\n".join([*lines, 'exec "$@"']), "sh", *command]
-
-
 def run(prefix: Sequence[str], command: Sequence[str], *, another: bool = False) -> subprocess.CompletedProcess[str]:
     words = [*prefix, *command]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/tmp"}
     return subprocess.run(
         reachable(words) if another else words,
         capture_output=True,
@@ -72,7 +46,7 @@ def run(prefix: Sequence[str], command: Sequence[str], *, another: bool = False)
         timeout=300,
         check=False,
         cwd=ROOT,
-        env=environment,
+        env=environment(),
     )
 
 

@@ -34,6 +34,7 @@ def test_reflective_conforms() -> None:
     status, lines, _ = conform("--json")
     total = lines[-1]
     assert total["different"] == []
+    assert [line for line in lines[:-1] if line.get("failed")] == []
     assert (status, total["failed"], total["conforms"]) == (0, 0, True)
     assert total["starts"] + total["skipped"] == len(starts()) == len(lines) - 1
     assert total["same"] == total["properties"] > 50_000

@@ -13,7 +13,7 @@ from support import PROGRAMS
 
 FAMILIES = (
     "files", "terminal", "addresses", "options", "messages", "waiting", "clocks", "processes", "controls", "locks", "memory",
-    "rare",
+    "rare", "clones",
 )  # fmt: skip
 TRACE = [sys.executable, "-m", "reflective", "trace", "--no-pin"]
 # What differs between two runs of strace, too: addresses, numbers of processes and ports, free space, times
@@ -23,7 +23,7 @@ CHANGING = (
     (r"\d{4}-\d\d-\d\dT[\d:]+", "DATE"),
     (r"(tms_\w+)=[^,}]*", r"\1"), (r"usec=\d+", "usec"), (r"(si_[us]time)=\d+( /\* [\d.]+ s \*/)?", r"\1"),
     (r"(uptime|loads|freeram|sharedram|bufferram|procs|freeswap)=(\[[^]]*\]|\d+)", r"\1"), (r"left \{[^}]*\}", "left"),
-    (r'getrandom\("[^"]*"', "getrandom("), (r"\b\d{10}\b", "TIME"),
+    (r"parent_tid=\[\w+\]", "parent_tid"), (r'getrandom\("[^"]*"', "getrandom("), (r"\b\d{10}\b", "TIME"),
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def lines(tracer: list[str], program: Path, family: str, folder: Path) -> list[s
     assert pid
     for at in range(3):  # the program's own number, and those of its children
         text = re.sub(rf"\b{int(pid[1]) + at}\b", f"PID{at}", text)
-    text = re.sub(r"(clone\(.*= |wait4\(|waitid\(P_PID, |si_pid=)(\d{2,}|PID\d)", r"\1", text)
+    text = re.sub(r"(clone3?\(.*= |wait4\(|waitid\(P_PID, |si_pid=)(\d{2,}|PID\d)", r"\1", text)
     text = re.sub(r"(wait4\(.*\) = )(\d{2,}|PID\d)", r"\1", re.sub(r"\) +=", ") =", text))
     for pattern, word in CHANGING:
         text = re.sub(pattern, word, text)

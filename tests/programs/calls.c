@@ -229,13 +229,55 @@ static void rare(void)
     CALL(process_madvise, -1, NULL, 0ul, MADV_COLD, 0u), syscall(999, 1, 2, 3, 4, 5, 6);
 }
 
+/* linux/sched.h: struct clone_args, and 16 bytes that nobody knows yet. */
+struct clone_args {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup, more[2];
+};
+
+/* A child that ends at once, if there is one. */
+static void cloned(struct clone_args args, size_t size)
+{
+    long pid = CALL(clone3, &args, size);
+    if (pid == 0)
+        _exit(0);
+    if (pid > 0)
+        wait4(-1, NULL, 0, NULL);
+}
+
+static void clones(void)
+{
+    enum { CLEAR_SIGHAND = 0x100000000, INTO_CGROUP = 0x200000000, WHOLE = 88 };
+    sigset_t mask;
+    int fd = -1, tid = 0, wanted[2] = {31000, 7};
+    uint64_t list = (uintptr_t)wanted, pidfd = (uintptr_t)&fd, parent = (uintptr_t)&tid;
+    struct clone_args unknown = {.exit_signal = SIGCHLD, .more = {0, 7}};
+    sigemptyset(&mask), sigaddset(&mask, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &mask, NULL);
+    cloned((struct clone_args){.exit_signal = SIGCHLD}, 64);
+    cloned((struct clone_args){.exit_signal = SIGCHLD, .set_tid = list, .set_tid_size = 1}, WHOLE);
+    cloned((struct clone_args){.exit_signal = SIGCHLD, .set_tid = list, .set_tid_size = 2}, WHOLE);
+    cloned((struct clone_args){.exit_signal = SIGCHLD, .set_tid = list, .set_tid_size = 33}, WHOLE);
+    cloned((struct clone_args){.exit_signal = SIGCHLD, .set_tid = list}, WHOLE);
+    cloned((struct clone_args){.exit_signal = SIGCHLD, .set_tid_size = 1}, 80);
+    cloned((struct clone_args){.exit_signal = SIGCHLD, .set_tid = 8, .set_tid_size = 1}, WHOLE);
+    cloned((struct clone_args){.flags = INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = 99}, WHOLE);
+    cloned((struct clone_args){.flags = CLEAR_SIGHAND, .exit_signal = SIGCHLD, .cgroup = 99}, WHOLE);
+    cloned((struct clone_args){.flags = CLONE_PIDFD, .exit_signal = SIGCHLD, .pidfd = pidfd}, WHOLE);
+    cloned(
+        (struct clone_args){
+            .flags = CLONE_PIDFD | CLONE_PARENT_SETTID, .exit_signal = SIGCHLD, .pidfd = pidfd, .parent_tid = parent},
+        WHOLE);
+    cloned(unknown, sizeof unknown), cloned((struct clone_args){.exit_signal = SIGCHLD}, sizeof unknown);
+    cloned(unknown, 32), CALL(clone3, NULL, 88ul), CALL(clone3, NOWHERE, 88ul);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
 } families[] = {
-    {"files", files},       {"terminal", terminal}, {"addresses", addresses}, {"options", options},
-    {"messages", messages}, {"waiting", waiting},   {"clocks", clocks},       {"processes", processes},
-    {"controls", controls}, {"locks", locks},       {"memory", memory},       {"rare", rare},
+    {"files", files},     {"terminal", terminal}, {"addresses", addresses}, {"options", options},   {"messages", messages},
+    {"waiting", waiting}, {"clocks", clocks},     {"processes", processes}, {"controls", controls}, {"locks", locks},
+    {"memory", memory},   {"rare", rare},         {"clones", clones},
 };
 
 int main(int argc, char **argv)

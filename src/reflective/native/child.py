@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from ..plan.reset import PR_SET_DUMPABLE
+from ..plan.reset import PR_SET_DUMPABLE, PR_SET_PDEATHSIG
 from ..plan.steps import Call, Step
 from ..values import Value
 from ._core import ffi, lib
@@ -149,6 +149,15 @@ def _close_all_but(keep: list[int]) -> list[Step]:
 # Credentials: security/commoncap.c: cap_bprm_creds_from_file, for a file that brings none of its own.
 
 SECBIT_NOROOT = 1
+STACK_LIMIT, UNLIMITED = 8 << 20, (1 << 64) - 1  # linux/resource.h: _STK_LIM
+RLIMIT_STACK = 3
+
+
+class LimitStack(Step):
+    """prlimit64 of RLIMIT_STACK, in bytes: who is effectively another user gets 8 MiB."""
+
+    soft: int
+    hard: int
 
 
 class SetCapabilities(Step):
@@ -168,22 +177,40 @@ def held() -> tuple[int, int, int, int]:
 
 def after_exec(uid: int, euid: int, gid: int, egid: int) -> list[Step]:
     """What must be set so that the program has what execve would leave it; nothing can be given that is not there."""
-    return [*_saved_ids(euid, egid), *_capabilities(uid, euid), *_not_dumped(uid != euid or gid != egid)]
+    steps = [*_saved_ids(euid, egid), *_capabilities(uid, euid)]
+    return [*steps, *_elevated()] if _is_elevated(uid, euid, gid, egid) else steps
+
+
+def most_stack(uid: int, euid: int, gid: int, egid: int) -> int:
+    """The largest soft limit of the stack that execve leaves, in bytes: fs/exec.c: begin_new_exec."""
+    return STACK_LIMIT if _is_elevated(uid, euid, gid, egid) else UNLIMITED
+
+
+def _is_elevated(uid: int, euid: int, gid: int, egid: int) -> bool:
+    return uid != euid or gid != egid
 
 
 def _saved_ids(euid: int, egid: int) -> list[Step]:
-    """The saved IDs become the effective ones."""
+    """The saved IDs become the effective ones; so do, with every such call, those for file systems."""
+    fs_ids = ffi.new("uint32_t[2]")
+    lib.refl_fs_ids(fs_ids)
     calls: list[Step] = []
-    if os.getresgid()[2] != egid:
-        calls.append(Call("setresgid", (-1, -1, egid), "the saved group ID becomes the effective one"))
-    if os.getresuid()[2] != euid:
-        calls.append(Call("setresuid", (-1, -1, euid), "the saved user ID becomes the effective one"))
+    if os.getresgid()[2] != egid or fs_ids[1] != egid:
+        calls.append(Call("setresgid", (-1, egid, egid), "the saved group ID becomes the effective one"))
+    if os.getresuid()[2] != euid or fs_ids[0] != euid:
+        calls.append(Call("setresuid", (-1, euid, euid), "the saved user ID becomes the effective one"))
     return calls
 
 
-def _not_dumped(elevated: bool) -> list[Step]:
-    """fs/exec.c: begin_new_exec."""
-    return [Call("prctl", (PR_SET_DUMPABLE, 0), "effectively another user: not to be dumped")] if elevated else []
+def _elevated() -> list[Step]:
+    """For who is effectively another user, or in another group. fs/exec.c: begin_new_exec."""
+    calls: list[Step] = [
+        Call("prctl", (PR_SET_PDEATHSIG, 0), "effectively another user: the parent may not send a signal so"),
+        Call("prctl", (PR_SET_DUMPABLE, 0), "effectively another user: not to be dumped"),
+    ]
+    if lib.refl_limit(RLIMIT_STACK) > STACK_LIMIT:
+        calls.append(LimitStack(STACK_LIMIT, lib.refl_hard_limit(RLIMIT_STACK)))
+    return calls
 
 
 def _capabilities(uid: int, euid: int) -> list[Step]:
@@ -198,5 +225,23 @@ def _capabilities(uid: int, euid: int) -> list[Step]:
 
 
 def _ambient() -> int:
+    return int(_status().get(b"CapAmb", b"0"), 16)
+
+
+def _status() -> dict[bytes, bytes]:
     with open("/proc/thread-self/status", "rb") as file:
-        return next((int(line.split()[1], 16) for line in file if line.startswith(b"CapAmb:")), 0)
+        return {name: value.strip() for name, _, value in (line.partition(b":") for line in file)}
+
+
+_bounding = 0  # once: it only ever shrinks
+
+
+def withheld(uid: int, euid: int) -> int:
+    """The capabilities that execve would give root anew, up to the bounding set, and nobody else can give."""
+    global _bounding
+    _, permitted, inheritable, securebits = held()
+    if 0 not in (uid, euid) or securebits & SECBIT_NOROOT or (_bounding and not (_bounding | inheritable) & ~permitted):
+        return 0
+    status = _status()
+    _bounding = int(status[b"CapBnd"], 16)
+    return (_bounding | inheritable) & ~permitted if status.get(b"NoNewPrivs") != b"1" else 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from struct import Struct
 
+from ..elf.image import PAGE
 from ..plan import steps
 from ..plan.layout import Layout, System
 from ..plan.stack import AuxEntry
 from ._core import ffi, lib
-from .child import ChangeDirectory, SetCapabilities, SetGroups
+from .child import RLIMIT_STACK, ChangeDirectory, LimitStack, SetCapabilities, SetGroups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ NUMBERS = {
     "close": 3, "mmap": 9, "mprotect": 10, "munmap": 11, "rt_sigaction": 13, "mremap": 25, "dup2": 33, "kill": 62, "fcntl": 72,
     "chdir": 80, "umask": 95, "ptrace": 101, "setpgid": 109, "setsid": 112, "setreuid": 113, "setregid": 114, "setgroups": 116,
     "setresuid": 117, "setresgid": 119, "capset": 126, "personality": 135, "munlockall": 152, "prctl": 157, "arch_prctl": 158,
-    "set_thread_area": 205, "set_tid_address": 218, "timer_delete": 226, "unshare": 272, "set_robust_list": 273, "rseq": 334,
-    "close_range": 436,
+    "set_thread_area": 205, "set_tid_address": 218, "timer_delete": 226, "unshare": 272, "set_robust_list": 273,
+    "prlimit64": 302, "rseq": 334, "close_range": 436, "mseal": 462,
 }  # fmt: skip
 NAMES = {number: name for name, number in NUMBERS.items()}
 
+PROT_READ, PROT_EXEC = 1, 4
 PRIVATE, FIXED, ANONYMOUS, GROWSDOWN, NORESERVE, NOREPLACE = 2, 0x10, 0x20, 0x100, 0x4000, 0x100000
 MREMAP_TO = 3  # MREMAP_MAYMOVE | MREMAP_FIXED
 PR_SET_NAME, PR_SET_MM, PR_SET_MM_MAP, PR_SET_VMA = 15, 35, 14, 0x53564D41
@@ -139,8 +141,10 @@ def _hand_over(number: int, _step: steps.HandOver, *_: object) -> list[bytes]:
 
 def _unmap_old(number: int, _step: steps.UnmapOld, layout: Layout, system: System, _data: Data) -> list[bytes]:
     lower, upper = ("blob", "vdso") if layout.blob < system.vdso_start or not system.vdso else ("vdso", "blob")
+    first = PAGE if system.page_zero else 0
     return [
-        op(number, UNMAP, 0, (lower, 0)),
+        *([call(number, "munmap", 0, PAGE, flags=MAY_FAIL)] if first else []),
+        op(number, UNMAP, first, (lower, 0)),
         op(number, UNMAP, (f"{lower}_end", 0), (upper, 0)),
         op(number, UNMAP, (f"{upper}_end", 0), ("task_end", 0)),
     ]
@@ -224,6 +228,17 @@ def _capabilities(number: int, step: SetCapabilities, _layout: Layout, _system: 
     return [call(number, "capset", header, data.add(Struct("<6I").pack(*low, *high)))]
 
 
+def _map_page_zero(number: int, _step: steps.MapPageZero, *_: object) -> list[bytes]:
+    return [
+        call(number, "mmap", 0, PAGE, PROT_READ | PROT_EXEC, PRIVATE | FIXED | ANONYMOUS, -1, 0, flags=MAY_FAIL | EXACT),
+        call(number, "mseal", 0, PAGE, 0, flags=MAY_FAIL),
+    ]
+
+
+def _limit_stack(number: int, step: LimitStack, _layout: Layout, _system: System, data: Data) -> list[bytes]:
+    return [call(number, "prlimit64", 0, RLIMIT_STACK, data.add(Struct("<QQ").pack(step.soft, step.hard)), 0)]
+
+
 def _set_name(number: int, step: steps.SetName, _layout: Layout, _system: System, data: Data) -> list[bytes]:
     return [call(number, "prctl", PR_SET_NAME, data.add(os.fsencode(step.name)[:15] + b"\0"))]
 
@@ -251,6 +266,7 @@ _ENCODERS: dict[type[steps.Step], Callable[..., list[bytes]]] = {
     steps.MapZero: _map_zero,
     steps.Unmap: _unmap,
     steps.Zero: _zero,
+    steps.MapPageZero: _map_page_zero,
     steps.FillStack: _fill,
     steps.SetMm: _set_mm,
     steps.SetName: _set_name,
@@ -261,6 +277,7 @@ _ENCODERS: dict[type[steps.Step], Callable[..., list[bytes]]] = {
     ChangeDirectory: _chdir,
     SetGroups: _groups,
     SetCapabilities: _capabilities,
+    LimitStack: _limit_stack,
 }
 
 

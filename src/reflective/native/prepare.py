@@ -12,7 +12,7 @@ from ..plan.stack import check_arguments
 from ..values import Value
 from . import encode
 from ._core import ffi, lib
-from .child import Setup, after_exec, held
+from .child import Setup, after_exec, held, most_stack, withheld
 from .system import huge_devices, system
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CAP_SYS_ADMIN, CAP_CHECKPOINT_RESTORE = 21, 40
-ADDR_NO_RANDOMIZE, READ_IMPLIES_EXEC = 0x0040000, 0x0400000
+ADDR_NO_RANDOMIZE, MMAP_PAGE_ZERO, READ_IMPLIES_EXEC = 0x0040000, 0x0100000, 0x0400000
 RLIMIT_DATA, RLIMIT_STACK, RLIMIT_AS = 2, 3, 9
 EXDEV = 18
 
@@ -78,9 +78,11 @@ def prepare(request: Request, *, in_place: bool) -> Prepared:
     if huge(plan):
         known = known.replace(huge_devices=huge_devices((plan.interpreter or plan.executable).path))
     set_exe = may_set_exe() and not request.setup.drops_privilege
-    degraded = _degradations(plan, known, options, set_exe)
+    degraded = _degradations(plan, known, options, set_exe, withheld(*request.setup.ids()[:2]))
     if request.strict and degraded:
-        raise load_error(EXDEV, f"{degraded[0].what}: {degraded[0].why}", plan.path, kind=Degraded)
+        reasons = "; ".join(f"{item.what}: {item.why}" for item in degraded)
+        raise load_error(EXDEV, reasons, plan.path, kind=Degraded)
+    stack_limit = min(stack_limit, most_stack(*request.setup.ids()))
     return Prepared(request, in_place, known, options, personality, stack_limit, len(argv), strings, set_exe, degraded)
 
 
@@ -90,8 +92,9 @@ def may_set_exe() -> bool:
     return bool((effective >> CAP_SYS_ADMIN | effective >> CAP_CHECKPOINT_RESTORE) & 1)
 
 
-def _degradations(plan: LoadPlan, known: System, options: Options, set_exe: bool) -> tuple[Degradation, ...]:
+def _degradations(plan: LoadPlan, known: System, options: Options, set_exe: bool, withheld: int) -> tuple[Degradation, ...]:
     table = (
+        (withheld, "privilege", f"execve would give root capabilities that are not to be had from here: {withheld:#x}"),
         (not set_exe, "exe", "/proc/PID/exe stays ours: setting it needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"),
         (
             options.aslr and known.randomize and not options.hide,
@@ -119,7 +122,7 @@ def whole(prepared: Prepared, keep: list[int]) -> tuple[tuple[steps.Step, ...], 
     if known is None or known[0] != keep:
         setup = prepared.request.setup
         before = setup.steps(keep, _of_this_process(prepared))
-        every = (*before, *_for_caller(prepared.request.plan.steps, setup))
+        every = (*before, *_for_caller(prepared, setup))
         known = prepared.__dict__["_whole"] = (keep, every, len(before))
     return known[1:]
 
@@ -138,13 +141,16 @@ def _of_this_process(prepared: Prepared) -> list[steps.Step]:
     return calls
 
 
-def _for_caller(plan_steps: tuple[steps.Step, ...], setup: Setup) -> tuple[steps.Step, ...]:
+def _for_caller(prepared: Prepared, setup: Setup) -> tuple[steps.Step, ...]:
     """The plan's steps, with the signal dispositions that the caller wants, and the credentials that execve would leave.
 
-    These go once the file is set, which may need a capability, and before the maps, as the kernel maps with the new ones.
+    These go once the file is set, which may need a capability, and before the maps, as the kernel maps with the new ones. The
+    personality may ask for a page at 0, over whatever is there.
     """
     result: list[steps.Step] = []
-    for step in plan_steps:
+    for step in prepared.request.plan.steps:
+        if isinstance(step, steps.FillStack) and prepared.personality & MMAP_PAGE_ZERO:
+            result.append(steps.MapPageZero())
         if isinstance(step, steps.ResetSignals):
             result.append(steps.ResetSignals(setup.default_signals, setup.ignored_signals))
         else:

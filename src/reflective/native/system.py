@@ -53,6 +53,7 @@ def _collect() -> System:
         min_address=max(_number("/proc/sys/vm/mmap_min_addr", LSM_MIN), LSM_MIN),
         auxv=tuple(vector.items()),
         platform=_string(vector.get(stack.AT_PLATFORM, 0)),
+        page_zero=_range(lines[0])[0] == 0,
     )
 
 

@@ -45,6 +45,7 @@ class System(Value):
     min_address: int  # the least that PR_SET_MM_MAP takes
     auxv: tuple[tuple[int, int], ...]
     platform: bytes  # the string behind AT_PLATFORM, with its NUL; empty if there is none
+    page_zero: bool = False  # page 0 is mapped, and may be sealed (fs/binfmt_elf.c: load_elf_binary)
     huge_devices: frozenset[int] = frozenset()  # st_dev whose file mappings of 2 MiB and more begin on a multiple of that
 
     @property

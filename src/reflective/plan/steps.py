@@ -69,6 +69,10 @@ class MapStack(Step):
     prot: int
 
 
+class MapPageZero(Step):
+    """Maps a page of zeros at address 0, as the personality MMAP_PAGE_ZERO asks; a user may not, and nobody is told."""
+
+
 class FillStack(Step):
     """Copies argc, argv, envp, auxv and their strings to the top of the stack."""
 

@@ -131,8 +131,9 @@ class Record:
         elif kind == FDS:
             self._descriptors(arg, when, address, size >> 16 or number, size & 0xFFFF)
         elif kind == BEHIND:
-            head = self._memory.read(address, 16)
-            self.add(arg, when, BYTES, 0, address, head)
+            offset, size = size >> 16, size & 0xFFFF
+            head = self._memory.read(address + offset, 16)
+            self.add(arg, when, BYTES, 0, address + offset, head)
             self._piece(arg, when, int.from_bytes(head[:8], "little"), size if len(head) == 16 else 0, size)
 
     def _descriptor(self, arg: int, when: int, value: int) -> None:

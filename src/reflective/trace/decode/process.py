@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 
 from .base import (
+    BEHIND,
     BY_ONE,
     BYTES,
+    IOVEC,
     ON_ENTRY,
     ON_RETURN,
     Call,
@@ -33,7 +35,8 @@ CLONE = {
     0x40000: "CLONE_SYSVSEM", 0x80000: "CLONE_SETTLS", 0x100000: "CLONE_PARENT_SETTID", 0x200000: "CLONE_CHILD_CLEARTID",
     0x400000: "CLONE_DETACHED", 0x800000: "CLONE_UNTRACED", 0x1000000: "CLONE_CHILD_SETTID", 0x2000000: "CLONE_NEWCGROUP",
     0x4000000: "CLONE_NEWUTS", 0x8000000: "CLONE_NEWIPC", 0x10000000: "CLONE_NEWUSER", 0x20000000: "CLONE_NEWPID",
-    0x40000000: "CLONE_NEWNET", 0x80000000: "CLONE_IO",
+    0x40000000: "CLONE_NEWNET", 0x80000000: "CLONE_IO", 0x1_0000_0000: "CLONE_CLEAR_SIGHAND",
+    0x2_0000_0000: "CLONE_INTO_CGROUP",
 }  # fmt: skip
 LIMITS = numbered(
     "RLIMIT_CPU RLIMIT_FSIZE RLIMIT_DATA RLIMIT_STACK RLIMIT_CORE RLIMIT_RSS RLIMIT_NPROC RLIMIT_NOFILE "
@@ -111,14 +114,27 @@ def _clone_optional(mask: int, name: str) -> Kind:
     return Kind(render, ((ON_RETURN, BYTES, BY_ONE, 4),) if name == "parent_tid" else (), True, False)
 
 
-CLONE3 = ("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls")
+CLONE3 = (
+    "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid", "set_tid_size",
+    "cgroup",
+)  # fmt: skip
+CLONE3_LEAST, CLONE3_KNOWN, CLONE3_COPIED = 64, 88, 128  # bytes: linux/sched.h: CLONE_ARGS_SIZE_VER0, _VER2
+SET_TID_MOST = 32  # linux/pid_namespace.h: MAX_PID_NS_LEVEL
+PIDFD_AT, SET_TID_AT = 8 << 16, 64 << 16
+INTO_CGROUP = 0x2_0000_0000
+CLONE3_COPIES = (
+    (ON_ENTRY, BYTES, BY_ONE, CLONE3_COPIED),
+    (ON_ENTRY, BEHIND, BY_ONE, SET_TID_AT | 4 * SET_TID_MOST),
+    (ON_RETURN, BEHIND, BY_ONE, PIDFD_AT | 4),
+)
 
 
 def _clone3(call: Call, arg: int) -> str:
-    data = call.bytes(arg, ON_ENTRY, 64)
-    if data is None:
+    size, data = call.args[1], call.bytes(arg, ON_ENTRY) or b""
+    if size < CLONE3_LEAST or len(data) < min(size, CLONE3_KNOWN):
         return address(call.args[arg])
-    given = dict(zip(CLONE3, struct.unpack_from("<8Q", data), strict=True))
+    numbers = struct.unpack("<11Q", data[: min(size, CLONE3_KNOWN)].ljust(CLONE3_KNOWN, b"\0"))
+    given = dict(zip(CLONE3, numbers, strict=True))
     mode = given["flags"]
     known = {"flags": flags(mode, CLONE, "CLONE_???")}
     if mode & 0x1000:
@@ -131,14 +147,40 @@ def _clone3(call: Call, arg: int) -> str:
     known["stack_size"] = hexadecimal(given["stack_size"])
     if mode & 0x80000:
         known["tls"] = address(given["tls"])
-    return fields(**known)
+    if given["set_tid"] or given["set_tid_size"]:
+        tids = _behind(call, arg, ON_ENTRY)[: 4 * given["set_tid_size"]]
+        whole_list = 0 < given["set_tid_size"] <= SET_TID_MOST and len(tids) == 4 * given["set_tid_size"]
+        listed = ", ".join(str(tid) for (tid,) in struct.iter_unpack("<i", tids)) if whole_list else ""
+        known["set_tid"] = f"[{listed}]" if listed else address(given["set_tid"])
+        known["set_tid_size"] = str(given["set_tid_size"])
+    if given["cgroup"] or mode & INTO_CGROUP:
+        known["cgroup"] = str(given["cgroup"])
+    return fields(**known)[:-1] + _beyond(data[CLONE3_KNOWN:size]) + "}"
+
+
+def _behind(call: Call, arg: int, when: int) -> bytes:
+    """What was copied from a pointer in the structure."""
+    return next((piece[4] for piece in call.pieces[arg] if piece[:2] == (when, IOVEC)), b"")
+
+
+def _beyond(data: bytes) -> str:
+    """What is behind the structure as it is known; nothing if it is all zeros."""
+    if not any(data):
+        return ""
+    text = "".join(f"\\x{byte:02x}" for byte in data)
+    return f', /* bytes {CLONE3_KNOWN}..{CLONE3_KNOWN + len(data) - 1} */ "{text}"'
 
 
 def _clone3_both(call: Call, arg: int) -> str:
-    data, text = call.bytes(arg, ON_ENTRY, 64), _clone3(call, arg)
-    if data and call.returned and not call.error and struct.unpack_from("<Q", data)[0] & 0x100000:
-        return f"{text} => {{parent_tid=[{call.ret}]}}"
-    return text
+    data, text = call.bytes(arg, ON_ENTRY), _clone3(call, arg)
+    if not data or not text.startswith("{") or not call.returned or call.error:
+        return text
+    mode, made = struct.unpack_from("<Q", data)[0], {}
+    if mode & 0x1000 and len(fd := _behind(call, arg, ON_RETURN)) == 4:
+        made["pidfd"] = f"[{int.from_bytes(fd, 'little')}]"
+    if mode & 0x100000:
+        made["parent_tid"] = f"[{call.ret}]"
+    return f"{text} => {fields(**made)}" if made else text
 
 
 def _arch(call: Call, arg: int) -> str:
@@ -210,7 +252,7 @@ CALLS: dict[str, Signature] = {
     "execve": (PATH, ARGV, ENVP), "fork": (), "vfork": (), "exit": (CODE,), "exit_group": (CODE,),
     "clone": (Kind(lambda call, arg: f"child_stack={address(call.args[1])}"), Kind(lambda call, arg: _clone_flags(call, 0)),
         *CLONE_TAIL),
-    "clone3": (Kind(_clone3_both, ((ON_ENTRY, BYTES, BY_ONE, 64),), grows=True), LU.replace(out=True, comma=False)),
+    "clone3": (Kind(_clone3_both, CLONE3_COPIES, grows=True), LU.replace(out=True, comma=False)),
     "wait4": (D, STATUS, WAIT_FLAGS.replace(out=True), USAGE),
     "getpid": (), "getppid": (), "gettid": (), "getuid": (), "geteuid": (), "getgid": (), "getegid": (), "getpgrp": (),
     "setsid": (),
