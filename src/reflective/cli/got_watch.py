@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TextIO
@@ -19,7 +19,7 @@ from .exec import initial_environment, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..observe.got.session import Watch
+    from ..observe.got.session import Session, Watch
     from ..observe.got.uprobe import UprobeWatch
     from ..views import got, got_live
 
@@ -105,7 +105,17 @@ def _started(args: argparse.Namespace) -> Watch | UprobeWatch:
     words = [args.program, *args.arguments] if args.program else []
     if args.engine == "uprobe":
         return UprobeWatch(words, args.pid or 0, environ)
-    return Watch(words, args.pid or 0, not args.no_pin, environ)
+    return Watch(words, args.pid or 0, not args.no_pin, environ, _session(args.engine))
+
+
+def _session(engine: str) -> Callable[[Sequence[int], int, bool], Session]:
+    if engine == "python":
+        from ..trace.got import Session as Python  # python-ptrace, and with it ctypes, are slow to import
+
+        return Python
+    from ..native.got import Session as C
+
+    return C
 
 
 def _conclude(args: argparse.Namespace, file: TextIO, tally: got.Tally, lines: got.Lines) -> None:

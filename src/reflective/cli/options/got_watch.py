@@ -46,9 +46,9 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("--no-pin", action="store_true", help="leave the program its CPUs: slower")
     parser.add_argument(
         "--engine",
-        choices=("ptrace", "uprobe"),
-        default="ptrace",
-        help="uprobe: nothing is stopped, but only lazy bindings are seen (root)",
+        choices=("c", "python", "uprobe"),
+        default="c",
+        help="python: the loop through python-ptrace; uprobe: nothing is stopped, but only lazy bindings are seen (root) (c)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object an event")
     color(parser)

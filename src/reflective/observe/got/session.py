@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from ...errors import SessionError
 from ...native import got as native
@@ -15,12 +16,26 @@ from .engine import Engine
 from .events import Event
 
 
+class Session(Protocol):
+    """What carries out the watching: native.got.Session in C, trace.got.Session in Python."""
+
+    def batches(self, interrupted: Callable[[], bool]) -> Iterator[bytes]:
+        """Records as they come; a question is the last of its batch."""
+
+    def answer(self, changes: Sequence[native.Change]) -> None:
+        """Lets the task that asked go on, when the changes have been made."""
+
+    def finish(self) -> int | None:
+        """The leader's wait status, None if it lives. OSError, `filename` the task that refused."""
+
+
 class Watch:
     """Iterating over it gives the events, as they come. `status` is the program's wait status at the end, None if it lives."""
 
     def __init__(
-        self, command: Sequence[str] = (), pid: int = 0, pin: bool = True, environ: Mapping[bytes, bytes] | None = None
-    ) -> None:
+        self, command: Sequence[str] = (), pid: int = 0, pin: bool = True, environ: Mapping[bytes, bytes] | None = None,
+        session: Callable[[Sequence[int], int, bool], Session] = native.Session,
+    ) -> None:  # fmt: skip
         """Starts a program, or attaches to a process. Raises LoadError if there is no such program, SessionError."""
         gate = -1
         if command:
@@ -33,7 +48,7 @@ class Watch:
         self.status: int | None = None
         self._attached = not command
         try:
-            self._session = native.Session(tids, gate, pin)
+            self._session = session(tids, gate, pin)
             self._engine, self._callers = Engine(), Callers()
             self._batches = self._run()
         finally:
