@@ -36,10 +36,12 @@ void watch_free(struct watch *watch)
 
 static void resume(struct session *session, struct task *task, int deliver)
 {
-    if (session->stop)
+    if (session->stop) {
         got_hold(session, task, deliver);
-    else
-        ptrace(PTRACE_CONT, task->tid, NULL, (void *)(long)deliver);
+        return;
+    }
+    guard_arm(session, task);
+    ptrace(PTRACE_CONT, task->tid, NULL, (void *)(long)deliver);
 }
 
 /* Threads share their memory, and so does a vfork child; a fork's is a copy, breakpoints included. */
@@ -90,7 +92,7 @@ static struct task *executed(struct session *session, struct task *task)
     }
     space_leave(task->watch->space);
     task->watch->space = space_new();
-    task->watch->depth = 0;
+    task->watch->depth = task->watch->armed = 0;
     task->watch->exiting = false;
     if (task->watch->space)
         got_ask(session, task, ASK_EXEC, NULL, before);
@@ -168,7 +170,7 @@ static void stopped(struct session *session, struct task *task, int status)
             ptrace(PTRACE_LISTEN, task->tid, NULL, NULL);
     } else if (event) {
         event_stop(session, task, event);
-    } else if (number == SIGTRAP && !session->stop && at_point(session, task)) {
+    } else if (number == SIGTRAP && (guard_hit(session, task) || (!session->stop && at_point(session, task)))) {
         resume(session, task, 0);
     } else {
         resume(session, task, number);

@@ -1,22 +1,25 @@
-"""Breakpoints that displace an instruction, and where slots are: csrc/got's space.c and step.c once more, in Python."""
+"""Breakpoints that displace an instruction, guards, where slots are: csrc/got's space.c, step.c and guard.c, in Python."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ctypes import c_ulong
 from typing import Any
 
-from ptrace.binding.func import ptrace, ptrace_peektext, ptrace_setregs
+from ptrace.binding.func import ptrace, ptrace_peektext, ptrace_peekuser, ptrace_pokeuser, ptrace_setregs
 from ptrace.error import PtraceError
 
 from ..native import got as native
-from ..native.got import Break, Change, Step
+from ..native.got import Break, Change, Guard, Step
 from .loop import Task, attempt
+from .marks import DEBUG_REGISTERS
 
 POKEDATA = 5  # linux/ptrace.h
 INT3 = b"\xcc"
 GONE = 4  # kind of a breakpoint that was taken out, whose trap another thread may still bring
 POINTS_MOST, WORD = 64, 8
+DR6, DR7 = DEBUG_REGISTERS + 6 * WORD, DEBUG_REGISTERS + 7 * WORD
+ON_WRITE, WRITE_8 = 1, 9  # DR7: enabled; on writing, 8 bytes
 # In the order of the processor's encoding.
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
 
@@ -51,20 +54,26 @@ class Point:
 
 
 class Space:
-    """What tasks with one memory share: breakpoints by address, and where the slots of a link_map are."""
+    """What tasks with one memory share: breakpoints by address, where the slots of a link_map are, and guarded slots."""
 
-    def __init__(self, points: Iterable[Point] = (), tables: dict[int, tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self, points: Iterable[Point] = (), tables: dict[int, tuple[int, ...]] | None = None, guards: Iterable[int] = ()
+    ) -> None:
         self.points = {one.address: Point(one.address, one.kind, one.step, one.original) for one in points}
         self.tables = dict(tables or {})
+        self.guards = list(guards)
 
     def copy(self) -> Space:
         """What a fork makes."""
-        return Space(self.points.values(), self.tables)
+        return Space(self.points.values(), self.tables, self.guards)
 
     def change(self, task: Task, change: Change) -> bool:
-        """Does what Python above has asked for; False if a breakpoint can't be set."""
+        """Does what Python above has asked for; False if a breakpoint can't be set, or all guards are taken."""
         if isinstance(change, Break):
             return self._set(task, change)
+        if isinstance(change, Guard):
+            self.guards += [change.address] if len(self.guards) < native.GUARDS else []
+            return change.address in self.guards
         if change.slots is None:
             self.tables.pop(change.link_map, None)
         else:
@@ -81,6 +90,25 @@ class Space:
             return False
         self.points[change.address] = Point(change.address, change.kind, change.step, there[:1])
         return True
+
+
+def arm(task: Task, guards: Sequence[int]) -> bool:
+    """Debug registers on these slots, which stop right behind each store; none: they are cleared. False if there are none."""
+    control = sum(ON_WRITE << 2 * at | WRITE_8 << 16 + 4 * at for at in range(len(guards)))
+    try:
+        for at, address in enumerate(guards):
+            ptrace_pokeuser(task.tid, DEBUG_REGISTERS + 8 * at, address)
+        ptrace_pokeuser(task.tid, DR7, control)
+    except PtraceError:
+        return False
+    return True
+
+
+def hits(task: Task) -> int:
+    """Which debug registers have made the stop, a bit each."""
+    found = int(ptrace_peekuser(task.tid, DR6)) & 15
+    ptrace_pokeuser(task.tid, DR6, 0)
+    return found
 
 
 def word(task: Task, address: int) -> int:

@@ -18,11 +18,11 @@ from ptrace.error import PtraceError
 
 from ..native import got as native
 from ..native import tracer
-from ..native.got import Break, Change
+from ..native.got import Break, Change, Guard, Table
 from . import loop
-from .breakpoints import GONE, WORD, Space, word
+from .breakpoints import GONE, WORD, Space, arm, hits, word
 from .loop import Loop, attempt
-from .marks import signal_info
+from .marks import TRAP_HWBKPT, signal_info
 
 SYS_KCMP, KCMP_VM = 312, 1
 SI_KERNEL = 0x80
@@ -46,7 +46,7 @@ class Task(loop.Task):
         self.space: Space | None = None
         self.pending: list[Pending] = []
         self.held = self.halted = self.in_vfork = self.exiting = False
-        self.deliver = 0
+        self.deliver = self.armed = 0
 
 
 class Session(Loop[Task]):
@@ -128,6 +128,8 @@ class Session(Loop[Task]):
                 point.restore(task)
         for task in held:
             self._unpin(task)
+            if task.armed:
+                arm(task, ())
             self._tell(task, tracer.DETACHED)
             attempt(loop.DETACH, task.tid, task.deliver)
             self._remove(task)
@@ -159,8 +161,8 @@ class Session(Loop[Task]):
                 attempt(loop.LISTEN, task.tid)
         elif event:
             yield from self._event(task, event)
-        elif number == signal.SIGTRAP and not self._stopping:
-            ours = yield from self._trap(task)
+        elif number == signal.SIGTRAP:
+            ours = (yield from self._written(task)) or (not self._stopping and (yield from self._trap(task)))
             self._resume(task, 0 if ours else number)
         else:
             self._resume(task, number)
@@ -168,8 +170,17 @@ class Session(Loop[Task]):
     def _resume(self, task: Task, deliver: int) -> None:
         if self._stopping:
             self._hold(task, deliver)
-        else:
-            attempt(loop.CONT, task.tid, deliver)
+            return
+        self._arm(task)
+        attempt(loop.CONT, task.tid, deliver)
+
+    def _arm(self, task: Task) -> None:
+        if not task.space or task.armed == len(task.space.guards):
+            return
+        if not arm(task, task.space.guards):
+            self._tell(task, native.REFUSED, (task.space.guards[0], native.OP_GUARD))
+            task.space.guards.clear()
+        task.armed = len(task.space.guards)
 
     def _event(self, task: Task, event: int) -> Iterator[None]:
         if event == loop.EVENT_EXEC:
@@ -209,7 +220,7 @@ class Session(Loop[Task]):
             task = self._tasks[task.tid] = caller
         else:
             task.fresh()
-        task.space, task.pending, task.exiting = Space(), [], False
+        task.space, task.pending, task.exiting, task.armed = Space(), [], False, 0
         yield from self._ask(task, native.ASK_EXEC, former)
         return task
 
@@ -262,6 +273,16 @@ class Session(Loop[Task]):
         point.step_over(task, registers)
         return True
 
+    def _written(self, task: Task) -> Generator[None, None, bool]:
+        """Gives True if it was a guard's trap: an instruction has written to its slot."""
+        if not task.armed or _code(task.tid) != TRAP_HWBKPT or task.space is None:
+            return False
+        registers, hit = ptrace_getregs(task.tid), hits(task)
+        for at, address in enumerate(task.space.guards):
+            if hit >> at & 1 and not self._stopping:
+                yield from self._ask(task, native.ASK_WRITTEN, address, registers)
+        return hit != 0
+
     def _enter(self, task: Task, registers: Any) -> Iterator[None]:
         """The resolver's first instruction: the stub has pushed the relocation's index and the object's link_map."""
         sp = int(registers.rsp)
@@ -292,22 +313,30 @@ class Session(Loop[Task]):
     # Records
 
     def _tell(
-        self, task: Task, kind: int, args: Sequence[int] = (), *, number: int = 0, ip: int = 0, ret: int = 0, since: int = 0
-    ) -> None:
+        self, task: Task, kind: int, args: Sequence[int] = (), *, number: int = 0, ip: int = 0, ret: int = 0, since: int = 0,
+        data: bytes = b"",
+    ) -> None:  # fmt: skip
         now = time.monotonic_ns()
         signed = ret - (1 << 64) if ret >> 63 else ret
-        self._write(task, kind, (since or now, now), (number, 0, ip, signed), (*args, *NO_ARGS)[:6])
+        self._write(task, kind, (since or now, now), (number, 0, ip, signed), (*args, *NO_ARGS)[:6], data)
 
     def _ask(self, task: Task, why: int, what: int = 0, registers: Any = None) -> Iterator[None]:
         """Python above answers before it takes the next batch."""
         names = ("rdi", "rsi", "rdx", "rsp", "rip") if registers else ()
         values = [int(getattr(registers, name)) for name in names]
-        self._tell(task, native.ASK, (why, what, *values[:4]), ip=values[4] if values else 0)
+        data = bytes(registers) if why == native.ASK_WRITTEN else b""
+        self._tell(task, native.ASK, (why, what, *values[:4]), ip=values[4] if values else 0, data=data)
         yield
         changes, self._changes = self._changes, ()
         for change in changes:
-            if task.space and not task.space.change(task, change) and isinstance(change, Break):
-                self._tell(task, native.REFUSED, (change.address, native.OP_BREAK))
+            done = task.space is None or task.space.change(task, change)
+            if not done and not isinstance(change, Table):
+                op = native.OP_BREAK if isinstance(change, Break) else native.OP_GUARD
+                self._tell(task, native.REFUSED, (change.address, op))
+            elif isinstance(change, Guard):  # others that run in this memory get their registers when they stop next
+                for other in self._tasks.values():
+                    if other is not task and other.space is task.space:
+                        attempt(loop.INTERRUPT, other.tid)
 
 
 def _one_memory(parent: Task, child: Task, event: int) -> bool:

@@ -14,6 +14,7 @@ from ...proc.maps import content
 from .callers import Callers
 from .engine import Engine
 from .events import Event
+from .redirect import Name
 
 
 class Session(Protocol):
@@ -34,13 +35,18 @@ class Watch:
 
     def __init__(
         self, command: Sequence[str] = (), pid: int = 0, pin: bool = True, environ: Mapping[bytes, bytes] | None = None,
-        session: Callable[[Sequence[int], int, bool], Session] = native.Session,
+        session: Callable[[Sequence[int], int, bool], Session] = native.Session, guards: Sequence[Name] = (),
+        fixed: bool = False,
     ) -> None:  # fmt: skip
-        """Starts a program, or attaches to a process. Raises LoadError if there is no such program, SessionError."""
+        """Starts a program (`fixed`: without address randomization), or attaches to a process.
+
+        `guards` are slots whose writers are to be known, the first four. Raises LoadError if there is no such program,
+        SessionError.
+        """
         gate = -1
         if command:
             path = search(command[0], os.get_exec_path()).path
-            self.pid, gate = native.gated(path, command, os.environb if environ is None else environ)
+            self.pid, gate = native.gated(path, command, os.environb if environ is None else environ, fixed)
             tids = [self.pid]
         else:
             self.pid = pid
@@ -49,7 +55,7 @@ class Watch:
         self._attached = not command
         try:
             self._session = session(tids, gate, pin)
-            self._engine, self._callers = Engine(), Callers()
+            self._engine, self._callers = Engine(guards), Callers()
             self._batches = self._run()
         finally:
             self._gate = gate
