@@ -62,6 +62,8 @@ Change = Break | Table | Guard
 class Session(tracer.Session):
     """A session's thread. It ends when no traced task is left, or soon after `stop`."""
 
+    gather_ms = 2  # bindings come in bursts of a few ms: what is left to be formatted at the program's end delays it
+
     def __init__(self, tids: Sequence[int], gate: int = -1, pin: bool = True) -> None:
         options = ffi.new("struct refl_trace_options *")
         numbers = ffi.from_buffer("char[]", struct.pack(f"<{len(tids)}i", *tids))
