@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from ...elf.relocations import COPY as R_COPY
 from ...elf.relocations import IRELATIVE as R_IRELATIVE
-from ...elf.relocations import JUMP_SLOT
 from ...errors import SessionError
 from ...native import got as native
 from ...native import tracer
@@ -281,7 +280,7 @@ class Engine:
             if slot.type == R_COPY:
                 yield report.copied(where, process, one, address)
             elif value and address not in one.unbound:
-                before = one.stub(slot) if slot.type == JUMP_SLOT and slot.file else slot.file
+                before = one.stub(slot) or slot.file
                 how = IRELATIVE if slot.type == R_IRELATIVE else DLOPEN if process.started else STARTUP
                 yield report.bind(where, process, one, address, how, before, value)
 

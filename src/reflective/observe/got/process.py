@@ -75,8 +75,8 @@ class Object:
         return tuple(rows.get(index, 0) for index in range(max(rows, default=-1) + 1))
 
     def stub(self, slot: Slot) -> int:
-        """What the relocated slot holds until it is bound."""
-        return slot.file + self.bias & WORD
+        """What the relocated slot holds until it is bound by a call; 0 if it is bound otherwise."""
+        return slot.stub + self.bias & WORD if slot.stub else 0
 
     def guarded(self, address: int, slot: Slot) -> bool:
         """True if nobody but the linker has any business there. A pointer variable outside RELRO is the program's own."""

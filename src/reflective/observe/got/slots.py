@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...elf.relocations import JUMP_SLOT, Slot
+from ...elf.relocations import Slot
 from . import report, words
 from .events import LAZY, WRITE, Event, Note
 from .process import Object, Process
@@ -51,7 +51,7 @@ def compare(where: Where, process: Process, one: Object, when: str) -> Iterator[
     """What has changed in an object that was relocated before."""
     for address, before, value in process.changed(one):
         slot = one.watched[address]
-        idle = slot.type == JUMP_SLOT and slot.file != 0 and value == one.stub(slot)
+        idle = value != 0 and value == one.stub(slot)
         odd = "" if idle else process.odd(one, slot, value)
         if not odd and address in one.unbound and when != AT_EXIT:
             one.seen.clear()  # another thread is in the resolver: its event comes, or else it is looked at again
@@ -69,4 +69,4 @@ def compare(where: Where, process: Process, one: Object, when: str) -> Iterator[
 
 def waits(one: Object, address: int, slot: Slot) -> bool:
     """True if the slot leads to its PLT stub, and from there to the resolver."""
-    return slot.type == JUMP_SLOT and slot.file != 0 and one.held.get(address) == one.stub(slot)
+    return slot.stub != 0 and one.held.get(address) == one.stub(slot)

@@ -150,7 +150,7 @@ class Reader:
         target = self._target(space, after, slot)
         return Bind(
             *where, LAZY, owner.path, slot.symbol, slot.version, TYPES.get(slot.type, str(slot.type)), bias + slot.offset,
-            file.section(slot.offset) if file else "", slot.file, bias + slot.file & WORD, after, *target, caller,
+            file.section(slot.offset) if file else "", slot.file, bias + slot.stub & WORD, after, *target, caller,
             *self._target(space, caller), leave.t_ns - enter.t_ns,
         )  # fmt: skip
 
