@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TextIO
 
@@ -85,7 +85,8 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
                 shown.add(events)
         shown.end()
     except OSError as error:  # nobody reads, or there is no more room: the program goes on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        with suppress(OSError):  # there may be no descriptor at all
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         watch.close()
         failed = error
     finally:

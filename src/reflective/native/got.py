@@ -68,7 +68,7 @@ class Session(tracer.Session):
         options = ffi.new("struct refl_trace_options *")
         numbers = ffi.from_buffer("char[]", struct.pack(f"<{len(tids)}i", *tids))
         options.tids, options.tid_count = ffi.cast("int32_t *", numbers), len(tids)
-        options.gate, options.leader = gate, tids[0]
+        options.gate, options.leader, options.needed = gate, tids[0], 1
         self._cpus = os.sched_getaffinity(0)
         if pin:  # this thread formats on the others
             cpu = max(self._cpus)
@@ -106,10 +106,12 @@ def _set(row: object, **fields: object) -> None:
         setattr(row, name, value)
 
 
-def gated(path: str, words: Sequence[str], environ: Mapping[bytes, bytes], fixed: bool = False) -> tuple[int, int]:
+def gated(
+    path: str, words: Sequence[str], environ: Mapping[bytes, bytes], fixed: bool = False, refused: str = ""
+) -> tuple[int, int]:
     """A child that becomes the program when a byte is written to the gate: its pid, and the gate's descriptor.
 
-    `fixed`: without address randomization.
+    `fixed`: without address randomization; `refused`: what to say if the kernel won't have it either.
     """
     reader, gate = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
@@ -124,6 +126,6 @@ def gated(path: str, words: Sequence[str], environ: Mapping[bytes, bytes], fixed
         if os.read(reader, 1):  # or else the tracer is gone
             os.execve(path, list(words), environ)
     except OSError as error:
-        os.write(2, f"reflective: {words[0]}: {error.strerror}\n".encode(errors="replace"))
+        os.write(2, f"reflective: {refused or f'{words[0]}: {error.strerror}'}\n".encode(errors="replace"))
     finally:
         os._exit(126)

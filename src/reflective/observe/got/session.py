@@ -9,8 +9,8 @@ from typing import Protocol
 
 from ...errors import SessionError
 from ...native import got as native
-from ...plan.build import search
-from ...proc.maps import content
+from ...plan.kernel import find
+from ...proc.attach import refusal, tasks
 from .callers import Callers
 from .engine import Engine
 from .events import Event
@@ -45,12 +45,13 @@ class Watch:
         """
         gate = -1
         if command:
-            path = search(command[0], os.get_exec_path()).path
-            self.pid, gate = native.gated(path, command, os.environb if environ is None else environ, fixed)
+            path, refused = find(command[0])
+            variables = os.environb if environ is None else environ
+            self.pid, gate = native.gated(path, command, variables, fixed, str(refused or ""))
             tids = [self.pid]
         else:
             self.pid = pid
-            tids = _threads(pid)
+            tids = tasks([pid], follow=True)
         self.status: int | None = None
         self._attached = not command
         try:
@@ -101,24 +102,4 @@ class Watch:
         try:
             self.status = self._session.finish()
         except OSError as error:
-            raise SessionError(f"process {self.pid}: {error.strerror}{_why(self.pid)}") from None
-
-
-def _threads(pid: int) -> list[int]:
-    content(pid, "maps")  # SessionError, if it is not there or not ours
-    try:
-        others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
-    except OSError:
-        raise SessionError(f"no process {pid}") from None
-    return [pid, *others]
-
-
-def _why(pid: int) -> str:
-    try:
-        status = content(pid, "status").decode()
-    except SessionError:
-        return ""
-    other = next((line.split()[1] for line in status.splitlines() if line.startswith("TracerPid:")), "0")
-    return (
-        f": it is traced by process {other} already" if other != "0" else ": kernel.yama.ptrace_scope may forbid it: be root"
-    )
+            raise SessionError(refusal(self.pid, error, "got-watch")) from None
