@@ -2,16 +2,8 @@
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "got.h"
-
-uint64_t got_now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000ul + (uint64_t)time.tv_nsec;
-}
 
 /* A record, and all registers of the task where Python is to unwind its stack. */
 struct told {
@@ -23,7 +15,7 @@ static void tell(struct session *session, const struct task *task, struct told *
 {
     struct record *record = &told->record;
     record->size = (uint32_t)size;
-    record->left = got_now();
+    record->left = tracer_now();
     record->entered = record->entered ? record->entered : record->left;
     record->pid = (uint32_t)task->pid;
     record->tid = (uint32_t)task->tid;

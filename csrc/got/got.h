@@ -105,7 +105,6 @@ void step_over(pid_t tid, const struct point *point, struct user_regs_struct *re
 void resolve_entry(struct session *session, struct task *task, const struct user_regs_struct *regs);
 void resolve_jump(struct session *session, struct task *task, const struct user_regs_struct *regs);
 
-uint64_t got_now(void);
 void got_tell(struct session *session, const struct task *task, struct record record);
 void got_ask(struct session *session, struct task *task, enum ask why, const struct user_regs_struct *regs, uint64_t what);
 

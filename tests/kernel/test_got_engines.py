@@ -35,6 +35,11 @@ LONGJMP = (
     "static void handler(int n) { (void)n; alarm(0); longjmp(back, 1); }\n"
     'int main(void) { signal(SIGUSR1, handler); if (!setjmp(back)) raise(SIGUSR1); return getenv("x") != 0; }'
 )
+THREAD_EXECS = (
+    "#include <pthread.h>\n#include <unistd.h>\n"
+    'static void *run(void *p) { execl("/bin/sh", "sh", "-c", "exit 7", (char *)0); return p; }\n'
+    "int main(void) { pthread_t one; pthread_create(&one, 0, run, 0); for (;;) pause(); }"
+)
 WAITING = (
     "#include <pthread.h>\n#include <stdlib.h>\n#include <unistd.h>\nstatic void *wait_on(void *p) { pause(); return p; }\n"
     "int main(void) { pthread_t one; char letter; pthread_create(&one, 0, wait_on, 0); while (read(0, &letter, 1) == 1) {\n"
@@ -56,6 +61,7 @@ COMPILED = {
     "dlopen": (DLOPEN, LAZY),
     "fork": (FORK, LAZY),
     "longjmp": (LONGJMP, LAZY),
+    "thread-execs": (THREAD_EXECS, ("-pthread", *LAZY)),
     "traps": ((SOURCES / "traps.c").read_text(), LAZY),
     "threads": ((SOURCES / "threads.c").read_text(), ("-pthread", *LAZY)),
 }
