@@ -165,7 +165,8 @@ int refl_execve(const char *path, char *const *argv, char *const *envp);
 
 /* What a session that watches the GOT is to do before the task that asked goes on; a session, too, for the functions above. */
 struct refl_got_change {
-    uint8_t op; /* 1: breakpoint at `address`, 2: table of the link_map at `address`, 3: no table of it any more */
+    uint8_t op; /* 1: breakpoint at `address`, 2: table of the link_map at `address`, 3: no table of it any more, 4: a debug
+                   register on the slot at `address`: the first four */
     uint8_t kind; /* of a breakpoint: 0 asks, 1 asks once, 2 the resolver's entry, 3 its jump */
     uint8_t step; /* of its instruction: 0 none, 1 push reg, 2 reg = value, 3 jump to reg, 4 return */
     uint8_t reg; /* 0-15, as the processor counts them */

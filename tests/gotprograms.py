@@ -8,8 +8,12 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from struct import iter_unpack, pack_into
 
+from elftools.elf.elffile import ELFFile
 from skips import needs
+
+from reflective.elf.relocations import DT_GNU_PRELINKED
 
 BINDING = re.compile(r"binding file (.+) \[-?\d+\] to (.+) \[-?\d+\]: normal symbol `(.+?)'")
 Key = tuple[str, str, str]  # object, target object, symbol
@@ -33,6 +37,25 @@ def many_symbols(directory: Path, count: int) -> Path:
     main = f'#include <stdio.h>\n{calls}\nint main(void) {{ unsigned sum = 0; {body} printf("%u\\n", sum); return 0; }}'
     linking = (f"-L{directory}", "-lmany", f"-Wl,-rpath,{directory}", "-Wl,-z,lazy")
     return compiled(main, directory / "many", *linking)
+
+
+def prelinked(program: Path, target: Path) -> Path:
+    """A copy as prelink leaves it: slots of the PLT hold functions' addresses of an earlier layout, word 1 of the GOT the stub
+    of the first, by which the linker undoes that (sysdeps/x86_64/dl-machine.h: elf_machine_lazy_rel). No prelink here."""
+    data = bytearray(program.read_bytes())
+    with program.open("rb") as file:
+        elf = ELFFile(file)
+        parts = {one.name: one for one in elf.iter_sections()}
+    dynamic, table = parts[".dynamic"]["sh_offset"], parts[".got.plt"]["sh_offset"]
+    tags = [tag for tag, _ in iter_unpack("<QQ", data[dynamic : dynamic + parts[".dynamic"]["sh_size"]])]
+    assert tags[-2:] == [0, 0]  # there is room for one more
+    pack_into("<QQ", data, dynamic + 16 * tags.index(0), DT_GNU_PRELINKED, 0x5F000000)
+    pack_into("<Q", data, table + 8, parts[".plt"]["sh_addr"] + 0x16)
+    for at in range(24, parts[".got.plt"]["sh_size"], 8):
+        pack_into("<Q", data, table + at, 0x3000000000 + 0x100 * at)
+    target.write_bytes(data)
+    target.chmod(0o755)
+    return target
 
 
 def environment(directory: Path, **more: str) -> dict[bytes, bytes]:

@@ -2,25 +2,30 @@
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "got.h"
 
-uint64_t got_now(void)
+/* A record, and all registers of the task where Python is to unwind its stack. */
+struct told {
+    struct record record;
+    struct user_regs_struct regs;
+};
+
+static void tell(struct session *session, const struct task *task, struct told *told, size_t size)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000ul + (uint64_t)time.tv_nsec;
+    struct record *record = &told->record;
+    record->size = (uint32_t)size;
+    record->left = tracer_now();
+    record->entered = record->entered ? record->entered : record->left;
+    record->pid = (uint32_t)task->pid;
+    record->tid = (uint32_t)task->tid;
+    buffer_append(&session->buffer, (const uint8_t *)told, size);
 }
 
 void got_tell(struct session *session, const struct task *task, struct record record)
 {
-    record.size = sizeof record;
-    record.left = got_now();
-    record.entered = record.entered ? record.entered : record.left;
-    record.pid = (uint32_t)task->pid;
-    record.tid = (uint32_t)task->tid;
-    buffer_append(&session->buffer, (const uint8_t *)&record, sizeof record);
+    struct told told = {.record = record};
+    tell(session, task, &told, sizeof told.record);
 }
 
 static void forget_answer(struct got *got)
@@ -36,15 +41,16 @@ static void forget_answer(struct got *got)
 void got_ask(struct session *session, struct task *task, enum ask why, const struct user_regs_struct *regs, uint64_t what)
 {
     struct got *got = got_of(session);
-    struct record record = {.kind = EVENT_ASK, .args = {why, what}};
+    struct told told = {.record = {.kind = EVENT_ASK, .args = {why, what}}};
     if (regs) {
-        record.ip = regs->rip;
-        record.args[2] = regs->rdi;
-        record.args[3] = regs->rsi;
-        record.args[4] = regs->rdx;
-        record.args[5] = regs->rsp;
+        told.regs = *regs;
+        told.record.ip = regs->rip;
+        told.record.args[2] = regs->rdi;
+        told.record.args[3] = regs->rsi;
+        told.record.args[4] = regs->rdx;
+        told.record.args[5] = regs->rsp;
     }
-    got_tell(session, task, record);
+    tell(session, task, &told, why == ASK_WRITTEN ? sizeof told : sizeof told.record);
     buffer_hurry(&session->buffer);
     pthread_mutex_lock(&got->lock);
     while (!got->answer)
@@ -54,6 +60,8 @@ void got_ask(struct session *session, struct task *task, enum ask why, const str
         const struct refl_got_change *change = &got->changes[i];
         if (!space_change(task->watch->space, task->tid, change))
             got_tell(session, task, (struct record){.kind = EVENT_REFUSED, .args = {change->address, change->op}});
+        else if (change->op == OP_GUARD)
+            guard_spread(session, task);
     }
     forget_answer(got);
 }

@@ -34,6 +34,7 @@ void got_hold(struct session *session, struct task *task, int deliver)
 static void let_go(struct session *session, struct task *task)
 {
     task_unpin(session, task);
+    guard_disarm(task);
     got_tell(session, task, (struct record){.kind = EVENT_DETACHED});
     ptrace(PTRACE_DETACH, task->tid, NULL, (void *)(long)task->watch->deliver);
     task_remove(session, task);

@@ -2,7 +2,7 @@
  * Watching the dynamic linker bind: breakpoints in ld.so, of which those of its resolver are handled here, without Python.
  *
  * space.c: the breakpoints and tables of an address space; step.c: the instructions they displace; resolve.c: the resolver's two;
- * ask.c: what Python decides; detach.c: leaving no trace; loop.c: the stops. What an ELF file is, only Python knows.
+ * guard.c: debug registers on slots; ask.c: what Python decides; detach.c: leaving no trace; loop.c: the stops. What an ELF file is, only Python knows.
  */
 #ifndef REFLECTIVE_GOT_H
 #define REFLECTIVE_GOT_H
@@ -18,16 +18,19 @@ enum ask {
     ASK_BREAK, /* at a breakpoint: args[1] its address, args[2-4] rdi, rsi, rdx */
     ASK_MAP, /* args[1] a link_map that has no table */
     ASK_EXIT, /* the last thread of a process is about to end: args[1] */
+    ASK_WRITTEN, /* an instruction before ip has written to the guarded slot args[1]; all registers follow */
 };
-enum op { OP_BREAK = 1, OP_TABLE, OP_FORGET };
+enum op { OP_BREAK = 1, OP_TABLE, OP_FORGET, OP_GUARD };
 enum kind { BREAK_ASK, BREAK_ONCE, BREAK_ENTRY, BREAK_JUMP, BREAK_GONE };
 enum step { STEP_SKIP, STEP_PUSH, STEP_SET, STEP_JUMP, STEP_RETURN };
 
 /* EVENT_BIND: number relocation index, ret what the slot holds now, args link_map, caller's return address, slot, what it held
  * before, what the call goes to, rsp before the call's return address. EVENT_CLONE: args[2] 1: one address space. EVENT_REFUSED:
- * args[0] the address of a breakpoint that was not set, as there was something else. */
+ * args[0] the address of a breakpoint that was not set, as there was something else, or of a slot that can't be guarded; args[1]
+ * the op. */
 
 #define DISPLACED 16
+#define GUARDS 4u
 
 struct point {
     uint64_t address, value;
@@ -46,6 +49,8 @@ struct space {
     size_t points, tables;
     struct point *point;
     struct table **table; /* by link_map */
+    uint64_t guard[GUARDS]; /* slots, each with a debug register on it */
+    unsigned guards;
 };
 
 struct pending {
@@ -58,7 +63,7 @@ struct pending {
 struct watch {
     struct space *space; /* NULL: a task of which it is not known yet who made it */
     struct pending pending[DEPTH];
-    unsigned depth;
+    unsigned depth, armed; /* armed: how many of the space's guards this task has */
     bool held, halted, in_vfork, exiting; /* held: stopped until all are; halted: in a group stop */
     int deliver;
 };
@@ -89,12 +94,17 @@ bool space_change(struct space *space, pid_t tid, const struct refl_got_change *
 void space_restore(const struct space *space, pid_t tid); /* no breakpoint is left */
 void point_restore(const struct point *point, pid_t tid);
 
+/* guard.c; guard_hit is true if the trap was a guard's, and asks what is to be said of it. */
+void guard_arm(struct session *session, struct task *task);
+void guard_disarm(struct task *task);
+void guard_spread(struct session *session, const struct task *task);
+bool guard_hit(struct session *session, struct task *task);
+
 void step_over(pid_t tid, const struct point *point, struct user_regs_struct *regs);
 
 void resolve_entry(struct session *session, struct task *task, const struct user_regs_struct *regs);
 void resolve_jump(struct session *session, struct task *task, const struct user_regs_struct *regs);
 
-uint64_t got_now(void);
 void got_tell(struct session *session, const struct task *task, struct record record);
 void got_ask(struct session *session, struct task *task, enum ask why, const struct user_regs_struct *regs, uint64_t what);
 

@@ -36,10 +36,12 @@ void watch_free(struct watch *watch)
 
 static void resume(struct session *session, struct task *task, int deliver)
 {
-    if (session->stop)
+    if (session->stop) {
         got_hold(session, task, deliver);
-    else
-        ptrace(PTRACE_CONT, task->tid, NULL, (void *)(long)deliver);
+        return;
+    }
+    guard_arm(session, task);
+    ptrace(PTRACE_CONT, task->tid, NULL, (void *)(long)deliver);
 }
 
 /* Threads share their memory, and so does a vfork child; a fork's is a copy, breakpoints included. */
@@ -80,17 +82,10 @@ static struct task *executed(struct session *session, struct task *task)
 {
     unsigned long before = 0;
     ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &before);
-    struct task *caller = (pid_t)before != task->tid ? task_find(session, (pid_t)before) : NULL;
-    if (caller) { /* the thread that called execve takes over the leader's number, and the leader is gone */
-        pid_t tid = task->tid;
-        task_remove(session, task);
-        task_rename(session, caller, tid);
-        task = caller;
-        task->pid = tid;
-    }
+    task = task_executed(session, task, (pid_t)before);
     space_leave(task->watch->space);
     task->watch->space = space_new();
-    task->watch->depth = 0;
+    task->watch->depth = task->watch->armed = 0;
     task->watch->exiting = false;
     if (task->watch->space)
         got_ask(session, task, ASK_EXEC, NULL, before);
@@ -168,7 +163,7 @@ static void stopped(struct session *session, struct task *task, int status)
             ptrace(PTRACE_LISTEN, task->tid, NULL, NULL);
     } else if (event) {
         event_stop(session, task, event);
-    } else if (number == SIGTRAP && !session->stop && at_point(session, task)) {
+    } else if (number == SIGTRAP && (guard_hit(session, task) || (!session->stop && at_point(session, task)))) {
         resume(session, task, 0);
     } else {
         resume(session, task, number);
@@ -200,13 +195,6 @@ static void ended(struct session *session, struct task *task, int status)
         got_leave_if_all_held(session);
 }
 
-static void interrupt_all(struct session *session)
-{
-    for (int i = 0; i < TASK_BUCKETS; i++)
-        for (struct task *task = session->tasks[i]; task; task = task->next)
-            ptrace(PTRACE_INTERRUPT, task->tid, NULL, NULL);
-}
-
 /* Tasks that ran already: stopped one after the other, then let go together, when the breakpoints of each memory are set. */
 static void attached(struct session *session)
 {
@@ -224,12 +212,6 @@ static void attached(struct session *session)
         }
 }
 
-static struct task *leader_of(struct session *session, const struct task *task)
-{
-    struct task *leader = task_find(session, task->pid);
-    return leader ? leader : NULL;
-}
-
 static void begin(struct session *session)
 {
     bool started = session->options.gate >= 0;
@@ -242,7 +224,7 @@ static void begin(struct session *session)
         attached(session);
     for (uint64_t i = 0; i < session->options.tid_count; i++) {
         struct task *task = task_find(session, session->options.tids[i]);
-        struct task *leader = task ? leader_of(session, task) : NULL;
+        struct task *leader = task ? task_find(session, task->pid) : NULL;
         if (!task || !task->watch)
             continue;
         bool first = !leader || leader == task || !leader->watch->space;
@@ -266,7 +248,7 @@ void got_run(struct session *session)
         int status;
         if (session->stop && !got_of(session)->leaving) {
             got_of(session)->leaving = true;
-            interrupt_all(session);
+            tasks_interrupt(session);
         }
         pid_t tid = waitpid(-1, &status, __WALL | __WNOTHREAD);
         if (tid < 0 && errno == EINTR)

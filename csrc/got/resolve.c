@@ -17,7 +17,7 @@ void resolve_entry(struct session *session, struct task *task, const struct user
         watch->depth--;
     }
     struct pending *pending = &watch->pending[watch->depth++];
-    *pending = (struct pending){got_now(), regs->rsp + 16, words[0], words[1], words[2], 0, 0};
+    *pending = (struct pending){tracer_now(), regs->rsp + 16, words[0], words[1], words[2], 0, 0};
     const struct table *table = space_table(watch->space, words[0]);
     if (!table) {
         got_ask(session, task, ASK_MAP, regs, words[0]);

@@ -37,6 +37,8 @@ struct space *space_copy(const struct space *space)
         return NULL;
     }
     copy->points = space->points;
+    copy->guards = space->guards;
+    memcpy(copy->guard, space->guard, sizeof copy->guard);
     copy->tables = space->tables;
     if (space->points)
         memcpy(copy->point, space->point, space->points * sizeof *copy->point);
@@ -161,12 +163,22 @@ static bool add_point(struct space *space, pid_t tid, const struct refl_got_chan
     return true;
 }
 
+static bool add_guard(struct space *space, uint64_t address)
+{
+    if (space->guards == GUARDS)
+        return false;
+    space->guard[space->guards++] = address;
+    return true;
+}
+
 bool space_change(struct space *space, pid_t tid, const struct refl_got_change *change)
 {
     if (change->op == OP_BREAK)
         return add_point(space, tid, change);
     if (change->op == OP_TABLE)
         return add_table(space, change);
+    if (change->op == OP_GUARD)
+        return add_guard(space, change->address);
     forget(space, change->address);
     return true;
 }

@@ -6,6 +6,13 @@
 
 #include "tracer.h"
 
+uint64_t tracer_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000ul + (uint64_t)time.tv_nsec;
+}
+
 int buffer_create(struct buffer *buffer)
 {
     pthread_condattr_t clock;

@@ -12,18 +12,10 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "tasks.h"
 
 #define SYSCALL_STOP (SIGTRAP | 0x80)
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000ul + (uint64_t)time.tv_nsec;
-}
 
 static void append(struct session *session, struct task *task, uint32_t kind)
 {
@@ -52,7 +44,7 @@ static void begin(struct task *task)
     record->pid = (uint32_t)task->pid;
     record->tid = (uint32_t)task->tid;
     record->number = ~0u;
-    record->entered = record->left = now();
+    record->entered = record->left = tracer_now();
 }
 
 /* An event besides the calls. The record that the task builds for a call under way stays as it is. */
@@ -158,7 +150,7 @@ static void call_left(struct session *session, struct task *task, const struct _
     task->in_call = false;
     if (task->hidden || !wanted(session, record))
         return;
-    record->left = now();
+    record->left = tracer_now();
     record->ret = info->exit.rval;
     if (info->exit.is_error)
         record->flags |= FLAG_ERROR;
@@ -188,20 +180,12 @@ static void executed(struct session *session, struct task *task)
 {
     unsigned long before = 0;
     ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &before);
-    struct task *caller = (pid_t)before != task->tid ? task_find(session, (pid_t)before) : NULL;
-    if (caller) { /* the thread that called execve takes over the leader's number, and the leader is gone */
-        pid_t tid = task->tid;
+    if ((pid_t)before != task->tid && task_find(session, (pid_t)before))
         interrupt_open(session);
-        tell(session, task, EVENT_EXEC, before, 0, NULL, 0);
-        task_remove(session, task);
-        task_rename(session, caller, tid);
-        task = caller;
-        task->pid = tid;
-        if (task->in_call)
-            record_of(task)->tid = (uint32_t)tid;
-    } else {
-        tell(session, task, EVENT_EXEC, before, 0, NULL, 0);
-    }
+    tell(session, task, EVENT_EXEC, before, 0, NULL, 0);
+    task = task_executed(session, task, (pid_t)before);
+    if (task->in_call)
+        record_of(task)->tid = (uint32_t)task->tid;
     new_program(session, task);
 }
 
@@ -209,7 +193,7 @@ static void task_exits(struct session *session, struct task *task)
 {
     if (!task->in_call || task->hidden || !wanted(session, record_of(task)))
         return;
-    record_of(task)->left = now();
+    record_of(task)->left = tracer_now();
     if (session->open == task)
         session->open = NULL;
     else
@@ -316,20 +300,13 @@ static void stopped(struct session *session, struct task *task, int status)
     ptrace(task->stepping ? PTRACE_SINGLESTEP : PTRACE_SYSCALL, task->tid, NULL, (void *)(long)deliver);
 }
 
-static void interrupt_all(struct session *session)
-{
-    for (int i = 0; i < TASK_BUCKETS; i++)
-        for (struct task *task = session->tasks[i]; task; task = task->next)
-            ptrace(PTRACE_INTERRUPT, task->tid, NULL, NULL);
-}
-
 void session_run(struct session *session)
 {
     bool interrupted = false;
     while (session->task_count) {
         int status;
         if (session->stop && !interrupted) {
-            interrupt_all(session);
+            tasks_interrupt(session);
             interrupted = true;
         }
         pid_t tid = waitpid(-1, &status, __WALL | __WNOTHREAD);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 
 #include "tasks.h"
 
@@ -66,16 +67,30 @@ void task_remove(struct session *session, struct task *task)
     free(task);
 }
 
-/* execve by a thread that does not lead its group: it goes on under the leader's number. */
-void task_rename(struct session *session, struct task *task, pid_t tid)
+/* execve by a thread that does not lead its group: it goes on under the leader's number, and the leader is gone. */
+struct task *task_executed(struct session *session, struct task *task, pid_t former)
 {
-    struct task **link = bucket(session, task->tid);
-    while (*link != task)
+    struct task *caller = former != task->tid ? task_find(session, former) : NULL;
+    if (!caller)
+        return task;
+    pid_t tid = task->tid;
+    task_remove(session, task);
+    struct task **link = bucket(session, former);
+    while (*link != caller)
         link = &(*link)->next;
-    *link = task->next;
-    task->tid = tid;
-    task->next = *bucket(session, tid);
-    *bucket(session, tid) = task;
+    *link = caller->next;
+    caller->tid = caller->pid = tid;
+    caller->next = *bucket(session, tid);
+    *bucket(session, tid) = caller;
+    return caller;
+}
+
+/* Each stops soon, with PTRACE_EVENT_STOP. */
+void tasks_interrupt(const struct session *session)
+{
+    for (int i = 0; i < TASK_BUCKETS; i++)
+        for (struct task *task = session->tasks[i]; task; task = task->next)
+            ptrace(PTRACE_INTERRUPT, task->tid, NULL, NULL);
 }
 
 void task_pin(struct session *session, struct task *task)

@@ -7,7 +7,8 @@
 struct task *task_find(struct session *session, pid_t tid);
 struct task *task_add(struct session *session, pid_t tid); /* NULL: no memory */
 void task_remove(struct session *session, struct task *task);
-void task_rename(struct session *session, struct task *task, pid_t tid);
+struct task *task_executed(struct session *session, struct task *task, pid_t former); /* who `task` is after its execve */
+void tasks_interrupt(const struct session *session);
 void task_pin(struct session *session, struct task *task);
 void task_unpin(const struct session *session, const struct task *task);
 void watch_free(struct watch *watch); /* csrc/got/loop.c */

@@ -132,6 +132,8 @@ struct session {
     size_t task_count;
 };
 
+uint64_t tracer_now(void); /* CLOCK_MONOTONIC, ns */
+
 int buffer_create(struct buffer *buffer);
 void buffer_destroy(struct buffer *buffer);
 void buffer_append(struct buffer *buffer, const uint8_t *bytes, size_t size);

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from gotprograms import Key, bindings, compiled, environment, many_symbols, which
+from gotprograms import Key, bindings, compiled, environment, many_symbols, prelinked, which
 from skips import needs
 
 from reflective.elf import relocations
 from reflective.elf.relocations import ABS64, COPY, GLOB_DAT, JUMP_SLOT
-from reflective.observe.got.events import Bind, Event, Object, Resolver
+from reflective.observe.got.events import Bind, Event, Exit, Object, Resolver, Write
 from reflective.observe.got.session import Watch
 
 PROGRAMS = {
@@ -24,6 +28,10 @@ PROGRAMS = {
     "python3": ["/usr/bin/python3", "-S", "-c", "import ssl, sqlite3; sqlite3.connect(':memory:')"],
 }
 BOUND_LATE = ("lazy", "dlopen")  # dlopen with RTLD_NOW binds all
+PRELINKED = (
+    "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
+    'int main(void) { puts("one"); puts(getenv("PATH")); return getppid() < 0; }'
+)
 FULL_RELRO = '#include <stdio.h>\n#include <stdlib.h>\nint main(void) { return getenv("x") ? puts("y") : 0; }'
 
 
@@ -77,6 +85,45 @@ def test_fifteen_hundred_lazy_bindings_are_all_seen(tmp_path: Path) -> None:
     seen, reported = held_against([str(many_symbols(tmp_path, 1500))], tmp_path)
     assert seen == reported
     assert sum(seen.values()) >= 1500
+
+
+@pytest.mark.parametrize("kind", ["-pie", "-no-pie"])
+def test_a_prelinked_program_is_bound_lazily_from_its_stubs(kind: str, tmp_path: Path) -> None:
+    flags = ("-Wl,-z,lazy", kind, "-fPIE" if kind == "-pie" else "-fno-pie")
+    program = prelinked(compiled(PRELINKED, tmp_path / "program", *flags), tmp_path / "prelinked")
+    watch, events = watched([str(program)], environment(tmp_path))
+    assert watch.status == 0
+    own = [event for event in events if isinstance(event, Bind) and event.object == str(program)]
+    lazy = [event for event in own if event.how == "lazy"]
+    assert [event.symbol for event in lazy] == ["puts", "getenv", "getppid"]
+    assert {event.symbol for event in lazy} <= {key[2] for key in bindings(tmp_path, watch.pid, str(program))}
+    bias = next(event.bias for event in events if isinstance(event, Object) and event.object == str(program))
+    text = subprocess.run(["objdump", "-d", program], capture_output=True, text=True, check=True).stdout
+    stubs = {name: int(address, 16) for address, name in re.findall(r"^([0-9a-f]+) <(\w+)@plt>:$", text, re.MULTILINE)}
+    for event in lazy:
+        assert event.file >> 36 == 3
+        assert event.before == stubs[event.symbol] + 6 + bias
+    assert {event.type for event in own if event.how == "startup"} == {"GLOB_DAT"}
+    assert not [event for event in events if isinstance(event, Write)]
+    (note,) = [event.note for event in events if isinstance(event, Object) and event.object == str(program)]
+    assert note == "3 PLT slots, each bound by its first call (prelinked: the file has the values of an earlier start)"
+    (left,) = [one for event in events if isinstance(event, Exit) for one in event.objects if one.object == str(program)]
+    assert (left.lazy, left.unbound) == (3, 0)
+    command = [
+        sys.executable,
+        "-m",
+        "reflective",
+        "got-watch",
+        "--list",
+        "--json",
+        "--object",
+        "prelinked",
+        "--",
+        str(program),
+    ]
+    rows = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    slots = [row for row in map(json.loads, rows) if row["event"] == "slot" and row["type"].endswith("JUMP_SLOT")]
+    assert [row["state"] for row in slots] == ["unresolved"] * 3
 
 
 @pytest.mark.parametrize("now", ["-z,now", "LD_BIND_NOW"])

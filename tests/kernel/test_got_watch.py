@@ -104,6 +104,28 @@ def test_wrong_use_is_one_line(words: list[str], status: int, said: str) -> None
     assert said in done.stderr.decode()
 
 
+@pytest.mark.parametrize("engine", ["c", "python"])
+def test_what_can_not_be_attached_to_is_one_line(engine: str) -> None:
+    def said(pid: int) -> str:
+        done = run("--engine", engine, "-p", str(pid))
+        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (1, b"", 1)
+        return done.stderr.decode()
+
+    zombie = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+    assert "(a zombie)" in said(zombie)
+    os.waitpid(zombie, 0)
+    assert "there is no process" in said(zombie)
+    assert "is a thread of the kernel" in said(2)
+    with subprocess.Popen([*GOT_WATCH, "--json", "--", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdin
+        assert first.stdout
+        cat = json.loads(first.stdout.readline())["pid"]
+        assert f"is already traced by process {first.pid}" in said(cat)
+        first.stdin.close()
+        first.stdout.read()
+
+
 def altered(pid: int) -> list[tuple[str, int]]:
     """Where a process's code differs from the files that it comes from."""
     found = []
@@ -339,11 +361,28 @@ def test_a_32_bit_child_is_said_not_to_be_watched(tmp_path: Path) -> None:
     found = events(tmp_path, "--", "sh", "-c", f"{path}; exit $?", status=3)
     assert [event["path"] for event in found if event["event"] == "exec"][1:] == [str(path)]
     assert any("x86 32" in event["words"] for event in found if event["event"] == "note")
+    kinds = [event["event"] for event in events(tmp_path, "--", path, status=3)]
+    assert kinds == ["exec", "note", "exit"]
+    (tmp_path / "broken").write_bytes(b"\x7fELF".ljust(64, b"\0"))
+    (tmp_path / "broken").chmod(0o755)
+    done = run("--", tmp_path / "broken")
+    assert (done.returncode, done.stdout, done.stderr.count(b"reflective: ")) == (126, b"", 1)
 
 
 def test_output_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
     done = run("--json", "-o", "/dev/full", "--", "sh", "-c", f"echo x > {tmp_path}/out")
     assert (done.returncode, done.stderr) == (1, b"reflective: the events can't be written: No space left on device\n")
+    assert (tmp_path / "out").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("words", [["--json"], ["--summary", "--json"]])
+def test_without_standard_output_is_one_line(words: list[str], tmp_path: Path) -> None:
+    command = 'exec "$@" >&-'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *GOT_WATCH, *words, "--", "sh", "-c", f"echo x > {tmp_path}/out"],
+        stderr=subprocess.PIPE, check=False, timeout=60, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"reflective: the events can't be written: Bad file descriptor\n")
     assert (tmp_path / "out").read_text() == "x\n"
 
 

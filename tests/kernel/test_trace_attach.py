@@ -15,7 +15,7 @@ import pytest
 from skips import needs
 
 from reflective.errors import SessionError
-from reflective.trace.attach import refusal, tasks
+from reflective.proc.attach import refusal, tasks
 
 TRACE = [sys.executable, "-m", "reflective", "trace"]
 THIRTY_TWO = """

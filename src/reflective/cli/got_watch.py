@@ -8,8 +8,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TextIO
 
@@ -19,9 +19,11 @@ from .exec import initial_environment, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..observe.got.session import Watch
+    from ..observe.got.events import Event
+    from ..observe.got.redirect import Name
+    from ..observe.got.session import Session, Watch
     from ..observe.got.uprobe import UprobeWatch
-    from ..views import got, got_live
+    from ..views import got_live
 
 FAILED, USAGE, HIJACKED = 1, 2, 3
 INSTEAD = (("list", "got_list", "show_list"), ("redirect", "got_redirect", "redirect"), ("verify", "got_verify", "verify"))
@@ -36,6 +38,9 @@ def show(args: argparse.Namespace) -> int:
         return _fail("a program or -p PID, one of them (see got-watch --help)", USAGE)
     if args.live and (args.json or args.summary):
         return _fail("--live is a picture on a terminal: without --json and --summary", USAGE)
+    wrong = _unguardable(args)
+    if wrong:
+        return _fail(wrong, USAGE)
     try:
         for option, module, function in INSTEAD:
             if getattr(args, option):
@@ -48,38 +53,40 @@ def show(args: argparse.Namespace) -> int:
         return _fail(str(error), status_of(error) if isinstance(error, LoadError) else FAILED)
 
 
+def _unguardable(args: argparse.Namespace) -> str:
+    """Why the slots can't be guarded as asked for; "" if they can."""
+    if (args.guard or args.writer) and args.engine == "uprobe":
+        return "--guard and --writer need stops: not with --engine=uprobe"
+    if args.writer and args.pid is not None:
+        return "--writer runs a program again: a process that runs already can't be; --guard SYMBOL watches its slot"
+    return ""
+
+
 def _watch(args: argparse.Namespace, file: TextIO) -> int:
-    from ..views import got
+    from ..observe.got.events import Write
+    from ..observe.got.redirect import name
+    from .got_again import again, input_position
 
     gc.disable()  # nothing here is circular, and every event would count towards the next collection
+    start = input_position() if args.writer else None
+    guards = [name(one) for one in args.guard]
     interrupts: list[int] = []
     handlers = {
         number: signal.signal(number, lambda at, _: interrupts.append(at)) for number in (signal.SIGINT, signal.SIGTERM)
     }
-    tally, lines = got.Tally(), got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
-    hijacks, failed, selection = 0, None, (args.symbol, args.object, args.how)
-    watch = _started(args)
-    watch.interrupted = lambda: bool(interrupts)
+    failed, hijacks, shown = None, list[Write](), _Shown(args, file)
+    watch = _started(args, guards, interrupts)
     try:
-        screen = None
         for events in watch.batches():
-            if args.live and not screen:  # not before: close() below ends only a watch that has begun
-                screen = _screen(args, file, lines)
-            hijacks += got.hijacks(events)
-            wanted = [one for one in events if got.matches(one, *selection)] if any(selection) else events
-            if screen:
-                screen.show(events, wanted)
-            elif args.summary:
-                tally.add(wanted)
-            else:
-                file.write("".join(map(got.json_line if args.json else lines.line, wanted)))
-                file.flush()
-        if screen:
-            screen.close()
-        else:
-            _conclude(args, file, tally, lines)
+            hijacks += [one for one in events if isinstance(one, Write)]
+            shown.add(events)
+        if args.writer and any(one.writer is None for one in hijacks) and not interrupts:
+            for events in again(hijacks, start, lambda slots: _started(args, slots, interrupts), interrupts):
+                shown.add(events)
+        shown.end()
     except OSError as error:  # nobody reads, or there is no more room: the program goes on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        with suppress(OSError):  # there may be no descriptor at all
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         watch.close()
         failed = error
     finally:
@@ -91,33 +98,73 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
     return HIJACKED if hijacks and args.fail_on_hijack else status
 
 
-def _screen(args: argparse.Namespace, file: TextIO, lines: got.Lines) -> got_live.Screen:
-    from ..views import got_live
+class _Shown:
+    """Where events go: a table in place, counts, or lines."""
 
-    return got_live.Screen(file, args.color, lines)
+    def __init__(self, args: argparse.Namespace, file: TextIO) -> None:
+        from ..views import got
+
+        self._args, self._file, self._tally = args, file, got.Tally()
+        self._lines = got.Lines(args.color == "always" or (args.color == "auto" and file.isatty()))
+        self._matches, self._json_line, self._facts = got.matches, got.json_line, got.facts
+        self._screen: got_live.Screen | None = None
+
+    def add(self, events: list[Event]) -> None:
+        """Those that are wanted."""
+        args, file = self._args, self._file
+        selection = args.symbol, args.object, args.how
+        wanted = [one for one in events if self._matches(one, *selection)] if any(selection) else events
+        if args.live:
+            if self._screen is None:  # not before: closing ends only a watch that has begun
+                from ..views.got_live import Screen
+
+                self._screen = Screen(file, args.color, self._lines)
+            self._screen.show(events, wanted)
+        elif args.summary:
+            self._tally.add(wanted)
+        else:
+            file.write("".join(map(self._json_line if args.json else self._lines.line, wanted)))
+            file.flush()
+
+    def end(self) -> None:
+        """What comes last."""
+        from ..views import text
+
+        if self._screen:
+            self._screen.close()
+        elif self._args.summary and self._args.json:
+            self._file.write(json.dumps(self._facts(self._tally)) + "\n")
+        elif self._args.summary:
+            text.write(self._tally.table(), self._args.color, self._file)
+        elif not self._args.json:
+            self._file.write(self._lines.legend())
+        self._file.flush()
 
 
-def _started(args: argparse.Namespace) -> Watch | UprobeWatch:
+def _started(args: argparse.Namespace, guards: Sequence[Name], interrupts: list[int]) -> Watch | UprobeWatch:
     from ..observe.got.session import Watch
     from ..observe.got.uprobe import UprobeWatch
 
     environ = dict(item.split(b"=", 1) for item in initial_environment() if b"=" in item)
     words = [args.program, *args.arguments] if args.program else []
+    watch: Watch | UprobeWatch
     if args.engine == "uprobe":
-        return UprobeWatch(words, args.pid or 0, environ)
-    return Watch(words, args.pid or 0, not args.no_pin, environ)
+        watch = UprobeWatch(words, args.pid or 0, environ)
+    else:
+        pin = not args.no_pin
+        watch = Watch(words, args.pid or 0, pin, environ, _session(args.engine), guards=guards, fixed=args.writer)
+    watch.interrupted = lambda: bool(interrupts)
+    return watch
 
 
-def _conclude(args: argparse.Namespace, file: TextIO, tally: got.Tally, lines: got.Lines) -> None:
-    from ..views import got, text
+def _session(engine: str) -> Callable[[Sequence[int], int, bool], Session]:
+    if engine == "python":
+        from ..trace.got import Session as Python  # python-ptrace, and with it ctypes, are slow to import
 
-    if args.summary and args.json:
-        file.write(json.dumps(got.facts(tally)) + "\n")
-    elif args.summary:
-        text.write(tally.table(), args.color, file)
-    elif not args.json:
-        file.write(lines.legend())
-    file.flush()
+        return Python
+    from ..native.got import Session as C
+
+    return C
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ..native import tracer
 from ..native.run import leave_as
 from ..native.tracer import Request, Session
 from ..plan.build import search
-from ..trace import attach
+from ..proc import attach
 from ..trace.reader import Reader, copies, with_paths, with_stacks
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS

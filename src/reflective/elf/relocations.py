@@ -14,7 +14,7 @@ from struct import Struct
 
 from ..errors import LoadError, load_error
 from ..values import Value
-from . import dynamic, sections
+from . import dynamic, sections, versions
 from .image import PT_GNU_RELRO, ElfImage, Segment
 from .image import read as read_image
 from .memory import Memory
@@ -39,10 +39,8 @@ SHT_RELA = 4
 
 ADDEND_RELOCATION = Struct("<QIIq")  # Elf64_Rela, its r_info split: type, symbol
 SYMBOL = Struct("<IBBHQQ")  # Elf64_Sym
-DEFINITION, DEFINITION_NAME = Struct("<HHHHIII"), Struct("<II")  # Elf64_Verdef, Elf64_Verdaux
-NEED, NEED_NAME = Struct("<HHIII"), Struct("<IHHII")  # Elf64_Verneed, Elf64_Vernaux
-VERSION_INDEX = 0x7FFF  # the 16th bit says hidden
 WORD = 8
+RESERVED = 3 * WORD  # in front of DT_PLTGOT's first slot: the dynamic section, the link_map, the resolver
 ENTRY_SIZES = {
     DT_RELAENT: (ADDEND_RELOCATION.size, "DT_RELAENT"),
     DT_SYMENT: (SYMBOL.size, "DT_SYMENT"),
@@ -56,7 +54,8 @@ class Slot(Value):
 
     `index` counts within `table` (-1 in "relr", which has no entries of its own); `type` is R_X86_64_*; `offset` the link-time
     address; `file` the 8 bytes that the file holds there, little-endian, 0 in .bss. `symbol` and `version` are "" where there
-    is none; `weak`: a symbol that may stay undefined; `size` is its st_size, which for COPY are the bytes copied.
+    is none; `weak`: a symbol that may stay undefined; `size` is its st_size, which for COPY are the bytes copied; `stub` the
+    link-time address to which a lazily bound slot points until its first call, 0 if there is none.
     """
 
     index: int
@@ -69,6 +68,7 @@ class Slot(Value):
     file: int
     weak: bool = False
     size: int = 0
+    stub: int = 0
 
 
 class Slots(Value):
@@ -216,7 +216,9 @@ class _File(Memory):
                 yield address
 
     def _slots(self, rows: list[tuple[str, int, int, int, int, int]], relr: list[int]) -> Iterator[Slot]:
+        pltgot = self.tags.get(DT_PLTGOT, 0)
         words = self._words([row[4] for row in rows] + relr)
+        plt = self._words([pltgot + WORD])[pltgot + WORD] if pltgot and self.home(pltgot + WORD) else 0
         for address in relr:
             yield Slot(-1, RELR, RELATIVE, address, words[address], "", "", words[address])
         highest = max((row[3] for row in rows), default=0)
@@ -228,11 +230,12 @@ class _File(Memory):
         for table, index, kind, number, offset, addend in rows:
             if number not in known:
                 name, info, _, _, _, size = SYMBOL.unpack_from(symbols, number * SYMBOL.size)
-                version = int.from_bytes(indices[number * 2 : number * 2 + 2], "little") & VERSION_INDEX
+                version = int.from_bytes(indices[number * 2 : number * 2 + 2], "little") & ~versions.HIDDEN
                 text = self.string(name, f"st_name of symbol {number}")
                 known[number] = text, self.versions.get(version, ""), info >> 4 == STB_WEAK, size
             symbol, name, weak, size = known[number]
-            yield Slot(index, table, kind, offset, addend, symbol, name, words[offset], weak, size)
+            stub = _stub(offset, words[offset], plt, pltgot) if kind == JUMP_SLOT else 0
+            yield Slot(index, table, kind, offset, addend, symbol, name, words[offset], weak, size, stub)
 
     def _words(self, addresses: list[int]) -> dict[int, int]:
         """The 8 bytes in the file at each address, 0 behind it; each PT_LOAD is read once, from its first slot to its last."""
@@ -258,35 +261,26 @@ class _File(Memory):
 
     def _versions(self) -> dict[int, str]:
         """Names of the symbol versions, by index; 0 and 1 (local, global) have none."""
-        found = dict(self._needed_versions())
-        found.update(self._defined_versions())
+        rows = (
+            (DT_VERNEED, DT_VERNEEDNUM, "vna_name", versions.needed),
+            (DT_VERDEF, DT_VERDEFNUM, "vda_name", versions.defined),
+        )
+        found: dict[int, str] = {}
+        for table, count, what, walk in rows:
+            try:
+                if self.tags.get(table):
+                    names = walk(self.at, self.tags[table], self.tags.get(count, 0))
+                    found |= {index: self.string(name, what) for index, name in names}
+            except ValueError as error:
+                raise self.bad(str(error)) from None
         return found
 
-    def _needed_versions(self) -> Iterator[tuple[int, str]]:
-        where, count = self.tags.get(DT_VERNEED, 0), self.tags.get(DT_VERNEEDNUM, 0)
-        budget = VERSION_INDEX
-        while where and count:
-            _, names, _, first, following = NEED.unpack(self.at(where, NEED.size, "DT_VERNEED"))
-            at = where + first
-            for _ in range(names):
-                budget -= 1
-                if budget < 0:
-                    raise self.bad(f"DT_VERNEED: more than {VERSION_INDEX} versions")
-                _, _, index, name, further = NEED_NAME.unpack(self.at(at, NEED_NAME.size, "vn_aux"))
-                yield index & VERSION_INDEX, self.string(name, "vna_name")
-                if not further:
-                    break
-                at += further
-            where, count = where + following if following else 0, count - 1
 
-    def _defined_versions(self) -> Iterator[tuple[int, str]]:
-        where, count = self.tags.get(DT_VERDEF, 0), min(self.tags.get(DT_VERDEFNUM, 0), VERSION_INDEX)
-        while where and count:
-            _, flags, index, _, _, first, following = DEFINITION.unpack(self.at(where, DEFINITION.size, "DT_VERDEF"))
-            name, _ = DEFINITION_NAME.unpack(self.at(where + first, DEFINITION_NAME.size, "vd_aux"))
-            if index & VERSION_INDEX > 1 or not flags & 1:  # VER_FLG_BASE is the file itself
-                yield index & VERSION_INDEX, self.string(name, "vda_name")
-            where, count = where + following if following else 0, count - 1
+def _stub(offset: int, file: int, plt: int, pltgot: int) -> int:
+    """Mostly what the file holds. In a prelinked one that is a function's address in an earlier layout, and word 1 of the GOT
+    is the stub of the first slot (sysdeps/x86_64/dl-machine.h: elf_machine_lazy_rel); stubs have 16 bytes, slots 8.
+    """
+    return plt + 2 * (offset - pltgot - RESERVED) if plt else file
 
 
 def _sections(fd: int, image: ElfImage) -> tuple[Section, ...]:

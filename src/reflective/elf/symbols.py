@@ -12,6 +12,7 @@ import io
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from functools import partial
 from struct import Struct, error, iter_unpack
 from typing import IO
 
@@ -239,11 +240,15 @@ def _versions(elf: ELFFile, tags: dict[str, int], strings: bytes, count: int) ->
     if "DT_VERSYM" not in tags:
         return [versions.NONE] * count
     names: dict[int, str] = {}
-    if "DT_VERNEED" in tags:
-        names |= versions.needed(_at(elf, tags["DT_VERNEED"]), tags.get("DT_VERNEEDNUM", 0), strings)
-    if "DT_VERDEF" in tags:
-        names |= versions.defined(_at(elf, tags["DT_VERDEF"]), tags.get("DT_VERDEFNUM", 0), strings)
+    for table, rows in (("DT_VERNEED", versions.needed), ("DT_VERDEF", versions.defined)):
+        if table in tags:
+            found = rows(partial(_part, _at(elf, tags[table]), tags[table]), tags[table], tags.get(f"{table}NUM", 0))
+            names |= {index: versions.string(strings, name) for index, name in found}
     return versions.of_symbols(_at(elf, tags["DT_VERSYM"], count * 2), names)
+
+
+def _part(data: bytes, base: int, at: int, size: int, _: str) -> bytes:
+    return data[at - base : at - base + size]
 
 
 def _relocations(elf: ELFFile, tags: dict[str, int]) -> list[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from struct import Struct, iter_unpack
 
 from ..values import Value
@@ -10,6 +11,8 @@ DEFINITION, DEFINITION_NAME = Struct("<HHHHIII"), Struct("<II")  # Elf64_Verdef,
 NEED, NEED_NAME = Struct("<HHIII"), Struct("<IHHII")  # Elf64_Verneed, Elf64_Vernaux
 BASE = 1  # VER_FLG_BASE: names the file, not a version
 HIDDEN = 0x8000  # not the version that a plain name is bound to
+MOST = HIDDEN - 1
+Read = Callable[[int, int, str], bytes]  # so many bytes at an address, and which field points there
 
 
 class Version(Value):
@@ -22,37 +25,35 @@ class Version(Value):
 NONE = Version("", True)
 
 
-def defined(data: bytes, count: int, strings: bytes) -> dict[int, str]:
-    """What this file defines, by index. Raises struct.error if the table ends early."""
-    found: dict[int, str] = {}
-    at = 0
-    for _ in range(count):
-        _, flags, index, _, _, names, forward = DEFINITION.unpack_from(data, at)
+def defined(read: Read, at: int, count: int) -> Iterator[tuple[int, int]]:
+    """What this file defines, from the table at an address: index, and where the name is in the string table."""
+    for _ in range(min(count, MOST)):
+        _, flags, index, _, _, names, forward = DEFINITION.unpack(read(at, DEFINITION.size, "DT_VERDEF"))
         if not flags & BASE:
-            found[index & ~HIDDEN] = string(strings, DEFINITION_NAME.unpack_from(data, at + names)[0])
+            yield index & ~HIDDEN, DEFINITION_NAME.unpack(read(at + names, DEFINITION_NAME.size, "vd_aux"))[0]
         if not forward:
             break
         at += forward
-    return found
 
 
-def needed(data: bytes, count: int, strings: bytes) -> dict[int, str]:
-    """What this file wants of others, by index. Raises struct.error if the table ends early."""
-    found: dict[int, str] = {}
-    at = 0
-    for _ in range(count):
-        _, names, _, first, forward = NEED.unpack_from(data, at)
+def needed(read: Read, at: int, count: int) -> Iterator[tuple[int, int]]:
+    """What this file wants of others, likewise. Raises ValueError for more versions than there are indices."""
+    left = MOST
+    for _ in range(min(count, MOST)):
+        _, names, _, first, forward = NEED.unpack(read(at, NEED.size, "DT_VERNEED"))
         inner = at + first
         for _ in range(names):
-            _, _, index, name, further = NEED_NAME.unpack_from(data, inner)
-            found[index & ~HIDDEN] = string(strings, name)
+            left -= 1
+            if left < 0:
+                raise ValueError(f"DT_VERNEED: more than {MOST} versions")
+            _, _, index, name, further = NEED_NAME.unpack(read(inner, NEED_NAME.size, "vn_aux"))
+            yield index & ~HIDDEN, name
             if not further:
                 break
             inner += further
         if not forward:
             break
         at += forward
-    return found
 
 
 def of_symbols(table: bytes, names: dict[int, str]) -> list[Version]:

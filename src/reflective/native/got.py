@@ -16,11 +16,13 @@ from ._core import ffi, lib
 
 # csrc/tracer/tracer.h: enum event_kind; csrc/got/got.h: enum ask, op, kind, step
 BIND, ASK, REFUSED = 15, 16, 17
-ASK_EXEC, ASK_ATTACHED, ASK_BREAK, ASK_MAP, ASK_EXIT = 1, 2, 3, 4, 5
-OP_BREAK, OP_TABLE, OP_FORGET = 1, 2, 3
+ASK_EXEC, ASK_ATTACHED, ASK_BREAK, ASK_MAP, ASK_EXIT, ASK_WRITTEN = 1, 2, 3, 4, 5, 6
+OP_BREAK, OP_TABLE, OP_FORGET, OP_GUARD = 1, 2, 3, 4
 EVERY, ONCE, ENTRY, JUMP = 0, 1, 2, 3
 SKIP, PUSH, SET, JUMP_TO, RETURN = 0, 1, 2, 3, 4
+GUARDS = 4  # debug registers
 LONGEST = 16  # bytes of a displaced instruction
+ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
 PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -48,17 +50,25 @@ class Table(Value):
     slots: tuple[int, ...] | None
 
 
-Change = Break | Table
+class Guard(Value):
+    """A debug register on a slot, in every task: each write to it is a question. There are four."""
+
+    address: int
+
+
+Change = Break | Table | Guard
 
 
 class Session(tracer.Session):
     """A session's thread. It ends when no traced task is left, or soon after `stop`."""
 
+    gather_ms = 2  # bindings come in bursts of a few ms: what is left to be formatted at the program's end delays it
+
     def __init__(self, tids: Sequence[int], gate: int = -1, pin: bool = True) -> None:
         options = ffi.new("struct refl_trace_options *")
         numbers = ffi.from_buffer("char[]", struct.pack(f"<{len(tids)}i", *tids))
         options.tids, options.tid_count = ffi.cast("int32_t *", numbers), len(tids)
-        options.gate, options.leader = gate, tids[0]
+        options.gate, options.leader, options.needed = gate, tids[0], 1
         self._cpus = os.sched_getaffinity(0)
         if pin:  # this thread formats on the others
             cpu = max(self._cpus)
@@ -82,6 +92,9 @@ def _fill(row: object, change: Change) -> object:
         _set(row, op=OP_BREAK, kind=change.kind, step=change.step.kind, reg=change.step.reg, length=len(change.step.code))
         _set(row, bytes=list(change.step.code.ljust(LONGEST, b"\0")), address=change.address, value=change.step.value)
         return None
+    if isinstance(change, Guard):
+        _set(row, op=OP_GUARD, address=change.address)
+        return None
     slots = ffi.from_buffer("char[]", struct.pack(f"<{len(change.slots or ())}Q", *(change.slots or ())))
     _set(row, op=OP_FORGET if change.slots is None else OP_TABLE, address=change.link_map)
     _set(row, slots=ffi.cast("uint64_t *", slots), count=len(change.slots or ()))
@@ -93,8 +106,13 @@ def _set(row: object, **fields: object) -> None:
         setattr(row, name, value)
 
 
-def gated(path: str, words: Sequence[str], environ: Mapping[bytes, bytes]) -> tuple[int, int]:
-    """A child that becomes the program when a byte is written to the gate: its pid, and the gate's descriptor."""
+def gated(
+    path: str, words: Sequence[str], environ: Mapping[bytes, bytes], fixed: bool = False, refused: str = ""
+) -> tuple[int, int]:
+    """A child that becomes the program when a byte is written to the gate: its pid, and the gate's descriptor.
+
+    `fixed`: without address randomization; `refused`: what to say if the kernel won't have it either.
+    """
     reader, gate = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid:
@@ -103,9 +121,11 @@ def gated(path: str, words: Sequence[str], environ: Mapping[bytes, bytes]) -> tu
     try:
         for number in PYTHON_IGNORES:
             signal.signal(number, signal.SIG_DFL)
+        if fixed:
+            lib.refl_set_personality(lib.refl_personality() | ADDR_NO_RANDOMIZE)
         if os.read(reader, 1):  # or else the tracer is gone
             os.execve(path, list(words), environ)
     except OSError as error:
-        os.write(2, f"reflective: {words[0]}: {error.strerror}\n".encode(errors="replace"))
+        os.write(2, f"reflective: {refused or f'{words[0]}: {error.strerror}'}\n".encode(errors="replace"))
     finally:
         os._exit(126)

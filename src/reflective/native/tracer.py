@@ -50,6 +50,8 @@ class Request(Value):
 class Session:
     """A session's thread. It ends when no traced task is left, or soon after `stop`."""
 
+    gather_ms = PATIENCE_MS  # how long records are gathered, once they have begun to come
+
     def __init__(self, request: Request) -> None:
         rows = [(request.copies.get(number, ()) + ((0,) * 5,) * ROWS)[:ROWS] for number in range(request.numbers)]
         copies = b"".join(struct.pack("<BBBBI", *copy) for row in rows for copy in row)
@@ -75,9 +77,9 @@ class Session:
 
     def batches(self, interrupted: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
         """Records as they come, up to the end; when `interrupted` says so the session detaches from all tasks."""
-        data = ffi.new("uint8_t **")
+        data, got = ffi.new("uint8_t **"), 0
         while True:
-            got = lib.refl_trace_take(self._handle, data, ENOUGH, PATIENCE_MS)
+            got = lib.refl_trace_take(self._handle, data, ENOUGH, self.gather_ms if got else PATIENCE_MS)
             if got < 0:
                 return
             if got:

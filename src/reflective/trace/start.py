@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import signal
 from collections.abc import Sequence
 
-from ..errors import LoadError
 from ..native.child import Setup
 from ..native.prepare import Request
 from ..native.run import replace
 from ..native.tracer import execve
-from ..plan.build import build, search
+from ..plan.build import build
+from ..plan.kernel import find
 from ..plan.layout import Options
 from ..plan.stack import encode
 
 PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
-
-
-def find(name: str, reflective: bool) -> tuple[str, LoadError | None]:
-    """The file that execvp would run, and why reflective would not load it. LoadError if the kernel would not either.
-
-    Only the kernel can run a 32-bit program, or one that may not be read: it is asked.
-    """
-    try:
-        return search(name, os.get_exec_path()).path, None
-    except LoadError as error:
-        path = None if reflective or error.errno not in (errno.ENOEXEC, errno.EACCES) else shutil.which(name)
-        if path is None:
-            raise
-        return path, error
 
 
 def gated(words: Sequence[str], environ: tuple[bytes, ...], reflective: bool) -> tuple[int, int]:

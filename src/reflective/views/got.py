@@ -68,11 +68,6 @@ def matches(event: Event, symbols: Sequence[str], objects: Sequence[str], hows: 
     return not symbols or symbol is None or _any(symbols, symbol, f"{symbol}@{getattr(event, 'version', '')}")
 
 
-def hijacks(events: Iterable[Event]) -> int:
-    """How many of them are alarms."""
-    return sum(isinstance(event, Write) for event in events)
-
-
 def _any(patterns: Sequence[str], *texts: str) -> bool:
     return any(fnmatchcase(text, pattern) for text in texts for pattern in patterns)
 
@@ -103,8 +98,9 @@ def json_line(event: Event) -> str:
         return BIND_LINE % tuple([_json(fields[name]) for name in (*BIND_NAMES, *LAST)])
     known: dict[str, Any] = {"schema": SCHEMA, "event": EVENTS[type(event)]}
     known.update((name, fields[name]) for name in event._fields if name not in LAST)
-    if isinstance(event, Exit):
-        known["objects"] = [{name: getattr(one, name) for name in one._fields} for one in event.objects]
+    for name, value in known.items():
+        if isinstance(value, tuple):  # of values
+            known[name] = [{name: getattr(one, name) for name in one._fields} for one in value]
     known.update((name, fields[name]) for name in LAST)
     return json.dumps(known) + "\n"
 
@@ -134,7 +130,8 @@ class Lines:
         """What the words and colours that came up mean."""
         rows = [f"  {self._paint(f'{how:9}', STYLES[how])} {LEGEND[how]}" for how in HOWS if how in self._seen]
         if HIJACK in self._seen:
-            rows.append(f"  {self._paint(f'{HIJACK:9}', HIJACKED)} a slot holds what no linker would have put there")
+            words = "a slot holds what no linker would have put there, or was written by something else"
+            rows.append(f"  {self._paint(f'{HIJACK:9}', HIJACKED)} {words}")
         if not rows:
             return ""
         states = f"slot: on disk → {self._paint('as relocated', UNRESOLVED)} → {self._paint('bound', RESOLVED)}"
@@ -157,7 +154,7 @@ class Lines:
                 f"{event.before:#x} → {event.after:#x} {place(event.target_object, event.target_symbol, event.target_offset)}"
             )
             what = f"{_name(event.object)} {_label(event)} {event.section} {event.slot:#x}: {values}"
-            return f"{self._paint(HIJACK, HIJACKED)} {what}: {self._paint(event.why, 'red')} (noticed {event.noticed})"
+            return f"{self._paint(HIJACK, HIJACKED)} {what}: {self._paint(event.why, 'red')} ({self._writer(event)})"
         if isinstance(event, Object):
             return f"object    {_name(event.object)} at {event.bias:#x}, RELRO {event.relro}: {event.note}"
         if isinstance(event, Relro):
@@ -165,6 +162,15 @@ class Lines:
         if isinstance(event, Resolver):
             return self._paint(f"resolver  {_name(event.object)}: {event.entry:#x}, left at {event.jump:#x}", QUIET)
         return self._other(event)
+
+    def _writer(self, event: Write) -> str:
+        """Who wrote, and for whom; or what is known of it."""
+        if not event.writer_object:
+            since = f"intact {event.since}, {(event.since_ns - self._zero) / 1e9:.6f}; " if event.since_ns else ""
+            return f"noticed {event.noticed}; {since}writer not seen"
+        by = f"written by {place(event.writer_object, event.writer_symbol, event.writer_offset)}"
+        callers = "".join(f" < {place(one.object, one.symbol, one.offset)}" for one in event.stack)
+        return f"{by}: {event.instruction}{callers}"
 
     def _other(self, event: Event) -> str:
         if isinstance(event, Exec):

@@ -17,6 +17,8 @@ examples:
   got-watch --live -o /dev/pts/5 ./program     bound and not yet, object by object, in another terminal (tty says which)
   got-watch -p 1234                            a process that runs already; ^C detaches, and leaves no breakpoint behind
   got-watch --fail-on-hijack ./program         exit status 3 if a slot ends up where no linker would have put it
+  got-watch --guard exit ./program             the instruction that writes this slot, as it does, with its callers
+  got-watch --writer ./program < input         if a slot was hijacked, once more with that slot guarded: who wrote it
   got-watch --engine=uprobe -p 1234            first calls in a program that must not be stopped (root)
   got-watch --list -p 1234                     all slots now, without stopping it
   got-watch --verify puts ./program            the very instruction that writes the slot, by a hardware watchpoint
@@ -43,12 +45,24 @@ def add(parser: ArgumentParser) -> None:
         "--live", action="store_true", help="a table by object, redrawn in place on a terminal, instead of lines"
     )
     parser.add_argument("--fail-on-hijack", action="store_true", help="exit status 3 if a slot was hijacked")
+    parser.add_argument(
+        "--guard",
+        metavar="SYMBOL",
+        action="append",
+        default=[],
+        help="a debug register on this slot ([OBJECT:]NAME[@VERSION], up to 4): whoever writes it is named, at once",
+    )
+    parser.add_argument(
+        "--writer",
+        action="store_true",
+        help="after a hijack whose writer was not seen: run the program again, that slot guarded, both times without ASLR",
+    )
     parser.add_argument("--no-pin", action="store_true", help="leave the program its CPUs: slower")
     parser.add_argument(
         "--engine",
-        choices=("ptrace", "uprobe"),
-        default="ptrace",
-        help="uprobe: nothing is stopped, but only lazy bindings are seen (root)",
+        choices=("c", "python", "uprobe"),
+        default="c",
+        help="python: the loop through python-ptrace; uprobe: nothing is stopped, but only lazy bindings are seen (root) (c)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object an event")
     color(parser)

@@ -13,8 +13,7 @@ LONGEST_RESOLVER = 1024
 PREFIXES = frozenset(b"\x66\x67\xf2\xf3\x2e\x36\x3e\x26\x64\x65\xf0")
 ENDBR64 = b"\xf3\x0f\x1e\xfa"
 R11 = 11
-MPROTECT = re.compile(re.escape(b"\xb8\x0a\0\0\0\x0f\x05"))  # mov $10, %eax; syscall
-SYS_MPROTECT = 10
+SYS_MPROTECT, SYS_EXECVE, SYS_EXECVEAT = 10, 59, 322
 
 # One-byte opcodes: which have a ModRM byte, and how many bytes of constant follow.
 MODRM = {op + low for op in range(0, 0x40, 8) for low in range(4)} | {0x63, 0x69, 0x6B, *range(0x80, 0x90)}
@@ -148,6 +147,7 @@ def resolver_jump(code: bytes) -> int | None:
     return None
 
 
-def mprotects(code: bytes) -> list[int]:
-    """Where mprotect calls the kernel, in glibc's way: `mov $10, %eax` right before `syscall`."""
-    return [found.start() for found in MPROTECT.finditer(code)]
+def calls(code: bytes, number: int) -> list[int]:
+    """Where a system call is made in glibc's way: `mov $number, %eax` right before `syscall`."""
+    pattern = b"\xb8" + number.to_bytes(4, "little") + b"\x0f\x05"
+    return [found.start() for found in re.finditer(re.escape(pattern), code, re.DOTALL)]

@@ -6,23 +6,20 @@ with the file. Then word 2 of the GOT of an object that is bound lazily has the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from ...elf.relocations import COPY as R_COPY
 from ...elf.relocations import IRELATIVE as R_IRELATIVE
-from ...elf.relocations import JUMP_SLOT, Slot
 from ...errors import SessionError
 from ...native import got as native
 from ...native import tracer
-from ...native.got import Break, Change, Step, Table
+from ...native.got import Break, Change, Guard, Step, Table
 from . import code, report, words
 from .events import (
     DLOPEN,
     IRELATIVE,
-    LAZY,
     STARTUP,
-    WRITE,
     Detach,
     Dlclose,
     Dlopen,
@@ -38,20 +35,24 @@ from .events import (
 )  # fmt: skip
 from .process import WORD, Process
 from .process import Object as Loaded
+from .redirect import Name
 from .report import Where
+from .slots import AT_ATTACH, AT_EXEC, AT_EXECVE, AT_EXIT, AT_START, AT_STATE, bound, compare, stored, waits
 
 PROT_READ = 1
 STATE_OFFSET, CONSISTENT = 24, 0  # struct r_debug: r_state
-AT_START, AT_MPROTECT, AT_STATE = "entry", "mprotect", "state"
-NOTICED = {AT_START: "at the entry point", AT_MPROTECT: "when an object was relocated", AT_STATE: "at a dlopen or dlclose"}
-AT_EXIT, AT_BIND = "at exit", "at a lazy binding"
+AT_MPROTECT = "mprotect"
 MATCH = 16
+C_LIBRARIES = ("libc.", "libc-", "ld-musl-")  # names of glibc's and musl's
+EXECVES = {"execve": code.SYS_EXECVE, "execveat": code.SYS_EXECVEAT}  # fexecve is the second
 
 
 class Engine:
     """What is known of all processes. `batch` takes records and gives events; `answer` is what the last question waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, guards: Sequence[Name] = ()) -> None:
+        """`guards`: slots that get debug registers, so that whoever writes them is known."""
+        self.guards = guards
         self.processes: dict[int, Process] = {}
         self.answer: list[Change] | None = None
         self._left: dict[int, tuple[Left, ...]] = {}
@@ -62,9 +63,9 @@ class Engine:
             pid, tid, number, _, _, ret, *args = tracer.BODY.unpack_from(body)
             where = (pid, tid, left)
             if kind == native.BIND:
-                yield from self._bound(where, number, ret & WORD, args, left - entered)
+                yield from bound(where, self._process(pid), number, ret & WORD, args, left - entered)
             elif kind == native.ASK:
-                yield from self._asked(where, args)
+                yield from self._asked(where, args, body[tracer.BODY.size :])
             elif kind == tracer.CLONE:
                 yield from self._forked(where, args[0], bool(args[2]))
             elif kind in (tracer.EXITED, tracer.KILLED):
@@ -72,7 +73,7 @@ class Engine:
             elif kind == tracer.DETACHED:
                 yield Detach(*where)
             elif kind == native.REFUSED:
-                yield Note(*where, f"no breakpoint could be set at {args[0]:#x}: what was there has changed")
+                yield Note(*where, words.refused(args[0], args[1] == native.OP_GUARD))
 
     def _process(self, pid: int) -> Process:
         return self.processes.setdefault(pid, Process(pid))
@@ -96,12 +97,12 @@ class Engine:
 
     # Questions
 
-    def _asked(self, where: Where, args: list[int]) -> Iterator[Event]:
+    def _asked(self, where: Where, args: list[int], registers: bytes) -> Iterator[Event]:
         self.answer = []
         with suppress(SessionError):  # it has been killed; its end comes next
-            yield from self._answered(where, args)
+            yield from self._answered(where, args, registers)
 
-    def _answered(self, where: Where, args: list[int]) -> Iterator[Event]:
+    def _answered(self, where: Where, args: list[int], registers: bytes) -> Iterator[Event]:
         why, what = args[0], args[1]
         if why == native.ASK_EXEC:
             yield from self._executed(where)
@@ -111,6 +112,8 @@ class Engine:
             self._tabulate(self._process(where[0]), what)
         elif why == native.ASK_EXIT:
             yield from self._exiting(where)
+        elif why == native.ASK_WRITTEN:
+            yield from stored(where, self._process(where[0]), what, registers)
         else:
             role = self._process(where[0]).points.get(what)
             if role == AT_MPROTECT:
@@ -119,6 +122,8 @@ class Engine:
                 yield from self._begun(where)
             elif role == AT_STATE:
                 yield from self._changed(where)
+            elif role == AT_EXECVE:
+                yield from self._look(where, self._process(where[0]), False, AT_EXECVE)
 
     def _executed(self, where: Where) -> Iterator[Event]:
         before = self.processes.get(where[0])
@@ -126,6 +131,7 @@ class Engine:
             before.close()
         process = self.processes[where[0]] = Process(where[0])
         process.begin()
+        process.looked = AT_EXEC, where[2]
         new, _ = process.scan()
         main = process.home(process.entry)
         process.main = main.path if main else ""
@@ -146,13 +152,16 @@ class Engine:
         process.main = main.path if main else ""
         for one in new:
             one.held, one.relocated = process.words(one), True
-            one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
+            one.unbound = {at for at, slot in one.watched.items() if waits(one, at, slot)}
             one.lazy = len(one.unbound)
         process.attaching = True
         yield from self._objects(where, process, new)
         process.attaching = False
+        process.looked = AT_ATTACH, where[2]
         for one in new:
+            self._execves(process, one)
             yield from self._resolver(where, process, one)
+            yield from self._guard(where, process, one)
         self._linker(process, process.home(process.base) if process.base else main)
 
     def _linker(self, process: Process, linker: Loaded | None) -> None:
@@ -162,7 +171,7 @@ class Engine:
         for load in linker.slots.loads:
             if load.flags & 1:
                 text = process.memory.read(load.vaddr + linker.bias, load.filesz)
-                for offset in code.mprotects(text):
+                for offset in code.calls(text, code.SYS_MPROTECT):
                     self._point(process, load.vaddr + linker.bias + offset, native.EVERY, AT_MPROTECT)
         for symbol in process.tables.exports(linker.path, "_dl_debug_state")[:1]:
             self._point(process, symbol.value + linker.bias, native.EVERY, AT_STATE)
@@ -231,6 +240,8 @@ class Engine:
         new, gone = process.scan()
         for one in gone:
             yield Dlclose(*where, one.path, one.bias)
+        for one in new:
+            self._execves(process, one)
         if not process.started:
             yield from self._objects(where, process, new)
             return
@@ -239,35 +250,37 @@ class Engine:
             if not one.watched:
                 yield from self._objects(where, process, [one])
 
-    def _look(self, where: Where, process: Process, all_are_relocated: bool, role: str) -> Iterator[Event]:
+    def _look(self, where: Where, process: Process, all_are_relocated: bool, when: str) -> Iterator[Event]:
         """At a stop of any kind: objects that came or went, those relocated by now, slots that have changed."""
         yield from self._arrivals(where, process)
         for one in process.objects:
             if one.relocated:
-                yield from self._compare(where, process, one, role)
+                yield from compare(where, process, one, when)
             elif one.watched:
                 held = process.words(one)
                 if any(held.get(at) != slot.file for at, slot in one.watched.items()) or (
                     all_are_relocated and one.bias == 0 and process.base
                 ):
                     yield from self._relocated(where, process, one)
+        process.looked = when, where[2]
 
     def _relocated(self, where: Where, process: Process, one: Loaded) -> Iterator[Event]:
         """An object's slots for the first time after its relocation."""
         if one.relocated:
             return
         one.relocated, one.held = True, process.words(one)
-        one.unbound = {at for at, slot in one.watched.items() if _waits(one, at, slot)}
+        one.unbound = {at for at, slot in one.watched.items() if waits(one, at, slot)}
         one.lazy = len(one.unbound)
         if process.started:
             yield from self._objects(where, process, [one])
         yield from self._resolver(where, process, one)
+        yield from self._guard(where, process, one)
         for address, slot in one.watched.items():
             value = one.held.get(address, 0)
             if slot.type == R_COPY:
                 yield report.copied(where, process, one, address)
             elif value and address not in one.unbound:
-                before = one.stub(slot) if slot.type == JUMP_SLOT and slot.file else slot.file
+                before = one.stub(slot) or slot.file
                 how = IRELATIVE if slot.type == R_IRELATIVE else DLOPEN if process.started else STARTUP
                 yield report.bind(where, process, one, address, how, before, value)
 
@@ -293,6 +306,31 @@ class Engine:
         self._point(process, entry + at, native.JUMP, "jump")
         yield Resolver(*where, path, entry, entry + at)
 
+    def _guard(self, where: Where, process: Process, one: Loaded) -> Iterator[Event]:
+        """Debug registers on those of its slots that are to have them."""
+        wanted = [
+            address
+            for address, slot in one.watched.items()
+            if one.guarded(address, slot) and any(name.fits(slot, one.path, process.main) for name in self.guards)
+        ]
+        assert self.answer is not None
+        for address in wanted:
+            if len(process.guarded) == native.GUARDS:
+                yield Note(*where, words.refused(address, True))
+            elif address not in process.guarded:
+                process.guarded += (address,)
+                self.answer.append(Guard(address))
+
+    def _execves(self, process: Process, one: Loaded) -> None:
+        """Breakpoints where a C library calls execve, after which there is nothing left to compare."""
+        if not one.path.rpartition("/")[2].startswith(C_LIBRARIES):
+            return
+        for name, number in EXECVES.items():
+            for symbol in process.tables.exports(one.path, name)[:1]:
+                start = symbol.value + one.bias
+                for offset in code.calls(process.memory.read(start, symbol.size), number)[:1]:
+                    self._point(process, start + offset, native.EVERY, AT_EXECVE)
+
     def _tabulate(self, process: Process, link_map: int) -> None:
         """A link_map that no stop has shown: its first word is the load bias (struct link_map: l_addr)."""
         bias = int.from_bytes(process.memory.read(link_map, 8), "little")
@@ -303,43 +341,3 @@ class Engine:
         self.answer.append(Table(link_map, one.table() if one else ()))
         if one:
             process.maps[link_map] = one
-
-    # Slots
-
-    def _bound(self, where: Where, index: int, after: int, args: list[int], took: int) -> Iterator[Event]:
-        link_map, caller, address, before, target, _ = args
-        process = self._process(where[0])
-        one = process.maps.get(link_map)
-        slot = one.watched.get(address) if one else None
-        if one is None or slot is None:
-            yield Note(*where, f"relocation {index} of an object that is not known was bound to {target:#x}")
-            return
-        one.unbound.discard(address)
-        one.held[address] = after
-        yield report.bind(where, process, one, address, LAZY, before, after, caller, took)
-        odd = process.odd(one, slot, after)
-        if odd:
-            yield report.written(where, process, one, address, before, after, odd, AT_BIND)
-
-    def _compare(self, where: Where, process: Process, one: Loaded, role: str) -> Iterator[Event]:
-        """What has changed in an object that was relocated before."""
-        for address, before, value in process.changed(one):
-            slot = one.watched[address]
-            idle = slot.type == JUMP_SLOT and slot.file != 0 and value == one.stub(slot)
-            odd = "" if idle else process.odd(one, slot, value)
-            if not odd and address in one.unbound and role != AT_EXIT:
-                one.seen.clear()  # another thread is in the resolver: its event comes, or else it is looked at again
-                continue
-            one.held[address] = value
-            one.unbound.discard(address)
-            if idle or (process.inherited and not odd):
-                continue  # bound by another thread while a fork copied the memory: before or after that, one can't tell
-            if odd:
-                yield report.written(where, process, one, address, before, value, odd, NOTICED.get(role, role))
-            else:
-                yield report.bind(where, process, one, address, WRITE, before, value)
-
-
-def _waits(one: Loaded, address: int, slot: Slot) -> bool:
-    """True if the slot leads to its PLT stub, and from there to the resolver."""
-    return slot.type == JUMP_SLOT and slot.file != 0 and one.held.get(address) == one.stub(slot)

@@ -86,10 +86,21 @@ class Bind(Event):
     caller_line: str = ""
 
 
+class Frame(Value):
+    """A return address on the stack."""
+
+    address: int
+    object: str
+    symbol: str
+    offset: int
+
+
 class Write(Event):
     """A slot holds what the linker would not have put there, or was changed by something else: `why` in words.
 
-    `noticed` says at which stop; the write itself came between that and the one before. The writer is not known (--verify).
+    `noticed` says at which stop. Of a guarded slot that is the write itself: `writer` is the storing instruction's address,
+    `instruction` its text, or its bytes without a disassembler, `stack` its callers, the innermost first. Else `writer` is
+    None, and the write came after `since_ns`, when the slot was last seen intact, which was `since`.
     """
 
     object: str
@@ -104,6 +115,14 @@ class Write(Event):
     target_offset: int
     why: str
     noticed: str
+    since: str
+    since_ns: int
+    writer: int | None
+    writer_object: str
+    writer_symbol: str
+    writer_offset: int
+    instruction: str
+    stack: tuple[Frame, ...]
 
 
 class Dlopen(Event):

@@ -219,7 +219,7 @@ def _target(slot: Slot, value: int, view: View) -> Target | None:
 
 def _state(one: Loaded, slot: Slot, value: int, relocated: bool, view: View) -> tuple[str, str]:
     """The state, and what is odd about it."""
-    if slot.type == JUMP_SLOT and slot.file and value == slot.file + one.bias & WORD:
+    if slot.stub and value == slot.stub + one.bias & WORD:
         return UNRESOLVED, ""
     if not relocated or (value == slot.file and value != 0 and one.bias):
         return NOT_YET, ""

@@ -34,6 +34,7 @@ class Object:
         self.watched: dict[int, Slot] = {slot.offset + self.bias & WORD: slot for slot in rows if slot.type in WATCHED}
         self.held: dict[int, int] = {}
         self.unbound: set[int] = set()
+        self.bound: dict[int, int] = {}  # when, in ns, by a first call that was seen
         self.lazy = 0
         self.relocated = False
         self._near, self._name = range(0), ""
@@ -49,7 +50,8 @@ class Object:
     def copy(self) -> Object:
         """As a fork has it."""
         other = object.__new__(Object)
-        other.__dict__.update(self.__dict__, held=dict(self.held), unbound=set(self.unbound), seen=dict(self.seen))
+        mine = {"held": dict(self.held), "unbound": set(self.unbound), "seen": dict(self.seen), "bound": dict(self.bound)}
+        other.__dict__.update(self.__dict__, **mine)
         return other
 
     def section(self, address: int) -> str:
@@ -73,8 +75,8 @@ class Object:
         return tuple(rows.get(index, 0) for index in range(max(rows, default=-1) + 1))
 
     def stub(self, slot: Slot) -> int:
-        """What the relocated slot holds until it is bound."""
-        return slot.file + self.bias & WORD
+        """What the relocated slot holds until it is bound by a call; 0 if it is bound otherwise."""
+        return slot.stub + self.bias & WORD if slot.stub else 0
 
     def guarded(self, address: int, slot: Slot) -> bool:
         """True if nobody but the linker has any business there. A pointer variable outside RELRO is the program's own."""
@@ -132,6 +134,8 @@ class Process:
         self.objects: list[Object] = []
         self.points: dict[int, str] = {}
         self.maps: dict[int, Object] = {}  # by link_map
+        self.guarded: tuple[int, ...] = ()  # slots that have a debug register
+        self.looked = ("at the start", 0)  # when all slots were last compared, in ns
         self.started = self.now = self.inherited = self.attaching = False
         self.main = ""
         self.base = self.entry = self.debug = 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from ...elf.relocations import GLOB_DAT, JUMP_SLOT
+from ...elf.relocations import GLOB_DAT, JUMP_SLOT, Slot
 from ...elf.symbols import Symbol, Symbols
 from ...errors import SessionError
 from ...proc.loaded import Loaded
@@ -30,6 +30,10 @@ class Name(Value):
     def matches(self, path: str, default: str) -> bool:
         """True for an object that is meant: `default` if none was given."""
         return _is(self.object, path) if self.object else path == default
+
+    def fits(self, slot: Slot, path: str, default: str) -> bool:
+        """True for a slot that is meant, of the object at a path."""
+        return slot.symbol == self.symbol and self.version in ("", slot.version) and self.matches(path, default)
 
 
 class Request(Value):

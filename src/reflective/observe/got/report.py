@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...elf.relocations import TYPES
 from .events import COPY, Bind, Write
 from .process import Object, Process
+from .writer import UNKNOWN, Writer
 
 Where = tuple[int, int, int]  # pid, tid, time in ns
 
@@ -39,10 +40,20 @@ def copied(where: Where, process: Process, one: Object, address: int) -> Bind:
     )  # fmt: skip
 
 
-def written(where: Where, process: Process, one: Object, address: int, before: int, after: int, why: str, when: str) -> Write:
+def written(
+    where: Where, process: Process, one: Object, address: int, before: int, after: int, why: str, when: str,
+    by: Writer = UNKNOWN,
+) -> Write:  # fmt: skip
     """Something else has filled it."""
     slot = one.watched[address]
     return Write(
         *where, one.path, slot.symbol, slot.version, address, one.section(address), before, after,
-        *process.target(after, slot.symbol, slot.version), why, when,
+        *process.target(after, slot.symbol, slot.version), why, when, *_intact(process, one, address),
+        by.address, by.object, by.symbol, by.offset, by.instruction, by.stack,
     )  # fmt: skip
+
+
+def _intact(process: Process, one: Object, address: int) -> tuple[str, int]:
+    """When a slot was last seen as it should be: at a comparison of all, or when it was bound, whichever came later."""
+    when, bound = process.looked, one.bound.get(address, 0)
+    return ("at its lazy binding", bound) if bound > when[1] else when

@@ -5,36 +5,58 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from ...errors import SessionError
 from ...native import got as native
-from ...plan.build import search
-from ...proc.maps import content
+from ...plan.kernel import find
+from ...proc.attach import refusal, tasks
 from .callers import Callers
 from .engine import Engine
 from .events import Event
+from .redirect import Name
+
+
+class Session(Protocol):
+    """What carries out the watching: native.got.Session in C, trace.got.Session in Python."""
+
+    def batches(self, interrupted: Callable[[], bool]) -> Iterator[bytes]:
+        """Records as they come; a question is the last of its batch."""
+
+    def answer(self, changes: Sequence[native.Change]) -> None:
+        """Lets the task that asked go on, when the changes have been made."""
+
+    def finish(self) -> int | None:
+        """The leader's wait status, None if it lives. OSError, `filename` the task that refused."""
 
 
 class Watch:
     """Iterating over it gives the events, as they come. `status` is the program's wait status at the end, None if it lives."""
 
     def __init__(
-        self, command: Sequence[str] = (), pid: int = 0, pin: bool = True, environ: Mapping[bytes, bytes] | None = None
-    ) -> None:
-        """Starts a program, or attaches to a process. Raises LoadError if there is no such program, SessionError."""
+        self, command: Sequence[str] = (), pid: int = 0, pin: bool = True, environ: Mapping[bytes, bytes] | None = None,
+        session: Callable[[Sequence[int], int, bool], Session] = native.Session, guards: Sequence[Name] = (),
+        fixed: bool = False,
+    ) -> None:  # fmt: skip
+        """Starts a program (`fixed`: without address randomization), or attaches to a process.
+
+        `guards` are slots whose writers are to be known, the first four. Raises LoadError if there is no such program,
+        SessionError.
+        """
         gate = -1
         if command:
-            path = search(command[0], os.get_exec_path()).path
-            self.pid, gate = native.gated(path, command, os.environb if environ is None else environ)
+            path, refused = find(command[0])
+            variables = os.environb if environ is None else environ
+            self.pid, gate = native.gated(path, command, variables, fixed, str(refused or ""))
             tids = [self.pid]
         else:
             self.pid = pid
-            tids = _threads(pid)
+            tids = tasks([pid], follow=True)
         self.status: int | None = None
         self._attached = not command
         try:
-            self._session = native.Session(tids, gate, pin)
-            self._engine, self._callers = Engine(), Callers()
+            self._session = session(tids, gate, pin)
+            self._engine, self._callers = Engine(guards), Callers()
             self._batches = self._run()
         finally:
             self._gate = gate
@@ -80,24 +102,4 @@ class Watch:
         try:
             self.status = self._session.finish()
         except OSError as error:
-            raise SessionError(f"process {self.pid}: {error.strerror}{_why(self.pid)}") from None
-
-
-def _threads(pid: int) -> list[int]:
-    content(pid, "maps")  # SessionError, if it is not there or not ours
-    try:
-        others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
-    except OSError:
-        raise SessionError(f"no process {pid}") from None
-    return [pid, *others]
-
-
-def _why(pid: int) -> str:
-    try:
-        status = content(pid, "status").decode()
-    except SessionError:
-        return ""
-    other = next((line.split()[1] for line in status.splitlines() if line.startswith("TracerPid:")), "0")
-    return (
-        f": it is traced by process {other} already" if other != "0" else ": kernel.yama.ptrace_scope may forbid it: be root"
-    )
+            raise SessionError(refusal(self.pid, error, "got-watch")) from None

@@ -150,7 +150,7 @@ class Reader:
         target = self._target(space, after, slot)
         return Bind(
             *where, LAZY, owner.path, slot.symbol, slot.version, TYPES.get(slot.type, str(slot.type)), bias + slot.offset,
-            file.section(slot.offset) if file else "", slot.file, bias + slot.file & WORD, after, *target, caller,
+            file.section(slot.offset) if file else "", slot.file, bias + slot.stub & WORD, after, *target, caller,
             *self._target(space, caller), leave.t_ns - enter.t_ns,
         )  # fmt: skip
 
@@ -253,7 +253,7 @@ def _probes(pid: int, path: str) -> Probes:
                 offset = _offset(linker.slots, address - linker.bias)
                 return Probes(linker.file, {ENTER: (offset, FETCHED), LEAVE: (offset + jump, ("%r11",))})
     what = f"{path} is not the linker of this process, so its resolver is not known" if path else "it binds nothing lazily"
-    raise SessionError(f"no resolver to probe: {what}; --engine=ptrace watches it")
+    raise SessionError(f"no resolver to probe: {what}; --engine=c watches it")
 
 
 def _offset(slots: Slots, address: int) -> int:

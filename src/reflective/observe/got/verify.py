@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 from struct import Struct
 
-from ...elf.relocations import COPY, IRELATIVE, JUMP_SLOT
+from ...elf.relocations import COPY, IRELATIVE
 from ...errors import SessionError
 from ...proc.loaded import Loaded
 from ...values import Value
@@ -152,4 +152,4 @@ def how(entry: Entry, started: bool, before: int, place: Target | None, linker: 
         return WRITE
     if not started:
         return STARTUP
-    return LAZY if entry.slot.type == JUMP_SLOT and before == entry.slot.file + entry.bias else WRITE
+    return LAZY if entry.slot.stub and before == entry.slot.stub + entry.bias else WRITE

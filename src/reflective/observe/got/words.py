@@ -7,6 +7,8 @@ from ...elf.relocations import GLOB_DAT, IRELATIVE, JUMP_SLOT, Slots
 from ...values import Value
 
 LAZY, NOW, NONE, STATIC, STATIC_PIE, EAGER, LINKER = "lazy", "now", "none", "static", "static-pie", "eager", "linker"
+NOT_LINKER = "it was written by something that is not the dynamic linker"
+UNSEEN = "no instruction has written it: the kernel has, for the program (read(2) would), or another process"
 UNREADABLE = "the program is none for x86-64, or can't be read: its slots are not watched"
 
 
@@ -84,3 +86,10 @@ def _static(slots: Slots, ifuncs: int, go: bool) -> tuple[str, str]:
     if ifuncs:
         return kind, f"{name}: no dynamic linker, no symbols; its own start-up code fills {ifuncs} IRELATIVE slots (IFUNC)"
     return kind, f"{name}: no dynamic linker, and nothing to bind"
+
+
+def refused(address: int, guard: bool) -> str:
+    """Why there is no breakpoint, or no guard, at an address."""
+    if guard:
+        return f"no debug register is left for the slot at {address:#x}: who writes it is not seen"
+    return f"no breakpoint could be set at {address:#x}: what was there has changed"

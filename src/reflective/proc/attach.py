@@ -54,7 +54,7 @@ def _yama() -> int:
         return 0
 
 
-def refusal(pid: int, error: OSError) -> str:
+def refusal(pid: int, error: OSError, command: str = "reflective trace") -> str:
     """Why PTRACE_SEIZE was refused, and the way out (kernel/ptrace.c: ptrace_attach, __ptrace_may_access)."""
     status = _status(pid)
     name = f"process {pid} ({status.get('Name', '?')})"
@@ -66,21 +66,22 @@ def refusal(pid: int, error: OSError) -> str:
         parent = status.get("PPid", "?")
         return (
             f"{name} has ended, and waits for its parent {parent} to take note (a zombie): nothing is left to trace; "
-            f"reflective trace -p {parent} shows the parent"
+            f"{command} -p {parent} shows the parent"
         )
     if _kernel_thread(pid):
-        return f"{name} is a thread of the kernel, which makes no system calls: see perf top, or /proc/{pid}/stack"
+        return f"{name} is a thread of the kernel, which has no program: see perf top, or /proc/{pid}/stack"
     tracer = status.get("TracerPid", "0")
     if tracer != "0":
-        by = _status(int(tracer)).get("Name", "?")
-        return f"{name} is already traced by process {tracer} ({by}): a process has one tracer; end that one first"
+        by = _status(int(tracer))  # a thread
+        whose = f"process {by.get('Tgid', tracer)} ({by.get('Name', '?')})"
+        return f"{name} is already traced by {whose}: a process has one tracer; end that one first"
     owner = int(status.get("Uid", "0").split()[0])
     if owner != os.geteuid():
-        return f"{name} is {_user(owner)}'s, and you are {_user(os.geteuid())}: try sudo reflective trace -p {pid}"
+        return f"{name} is {_user(owner)}'s, and you are {_user(os.geteuid())}: try sudo {command} -p {pid}"
     scope = _yama()
     if scope:
         return f"{name} may not be traced: kernel.yama.ptrace_scope is {scope}; try as root" + (
-            ", sysctl kernel.yama.ptrace_scope=0, or start the program by reflective trace" if scope < 3 else ""
+            f", sysctl kernel.yama.ptrace_scope=0, or start the program by {command}" if scope < 3 else ""
         )
     return f"{name} may not be traced ({error.strerror}): it has privileges of its own, or ptrace is filtered; try as root"
 
