@@ -207,6 +207,7 @@ struct refl_clone {
     uint8_t *shared; /* its shared memory, as this process has it */
     uint64_t slot;
     int32_t sock; /* the template's, or the waiting clone's */
+    uint32_t waits; /* 1: it is a waiting clone's */
     const char *strings; /* argc arguments and envc environment strings, each with its NUL */
     uint64_t strings_size;
     uint64_t argc;
@@ -241,17 +242,10 @@ int refl_inheritable(int32_t *fds, uint32_t most);
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
 int64_t refl_template_answer(int32_t sock);
 
-/* Begins a start, for which descriptors and directory must be known: the clone is made while the rest is found out. 0 or -errno:
- * -EPIPE, the template is gone. After 0 one of the next two must follow. */
-int refl_template_begin(const struct refl_clone *clone);
-
-/* The clone's pid: it becomes the program. Or -errno, and then there is none any more: -E2BIG, arguments and environment do not
- * fit; -EPIPE, as above; -ESTALE, the template is not what this process would start now. */
-int64_t refl_template_finish(const struct refl_clone *clone);
-void refl_template_cancel(const struct refl_clone *clone);
-
-/* The same for a clone that waits, at once. With -EPIPE it is gone; with -ESTALE there is none any more; else it waits on. */
-int64_t refl_template_go(const struct refl_clone *clone);
+/* The pid of a clone that becomes the program; or -errno, and then there is none any more: -EPIPE, the template, or the waiting
+ * clone, is gone; -ESTALE, it is not what this process would start now; -E2BIG, arguments and environment do not fit, or another
+ * error: nothing has begun, a waiting clone waits on. */
+int64_t refl_template_start(const struct refl_clone *clone);
 
 /* Asks for a clone that waits. Its pid will be the next answer. Our end of its socket, or -errno. */
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock);

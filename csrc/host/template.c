@@ -8,18 +8,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "../template/template.h"
 #include "prepare.h"
+#include "stamps.h"
 
 #include "template_bytes.h" /* static const uint8_t template_bytes[], made by setup.py from csrc/template */
 
@@ -139,40 +137,6 @@ int refl_template_busy(uint8_t *shared, uint64_t slot)
     return (int)__atomic_load_n(&slot_at(shared, slot)->busy, __ATOMIC_ACQUIRE);
 }
 
-static void stamp_of(const char *path, uint64_t stamp[6])
-{
-    struct stat status;
-    memset(stamp, 0, 6 * sizeof *stamp);
-    if (stat(path, &status))
-        return;
-    stamp[0] = status.st_dev;
-    stamp[1] = status.st_ino;
-    stamp[2] = (uint64_t)status.st_size;
-    stamp[3] = (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec;
-    stamp[4] = (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec;
-    stamp[5] = status.st_mode;
-}
-
-uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out)
-{
-    uint64_t count = 0;
-    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, count++)
-        if (out)
-            stamp_of(paths + at, out + 6 * count);
-    return count;
-}
-
-static int same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
-{
-    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, stamps += 6) {
-        uint64_t stamp[6];
-        stamp_of(paths + at, stamp);
-        if (memcmp(stamp, stamps, sizeof stamp))
-            return 0;
-    }
-    return 1;
-}
-
 static uint64_t less(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -241,63 +205,6 @@ static void say(struct template_request *r, uint32_t word)
         syscall(SYS_futex, &r->word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-enum { CHUNK = 256, POLLED_MOST = 4096, FD_CLOSE_ON_EXEC = 1 };
-
-/* Descriptors found open: those that are not close-on-exec are kept. */
-struct found {
-    int32_t *fds;
-    uint32_t count, most;
-    int64_t left; /* open ones not found yet */
-};
-
-static int look_at(struct found *found, int32_t fd)
-{
-    int flags = fcntl(fd, F_GETFD);
-    if (flags < 0)
-        return 0;
-    found->left--;
-    if (flags & FD_CLOSE_ON_EXEC)
-        return 0;
-    if (found->count == found->most)
-        return -EMFILE;
-    found->fds[found->count++] = fd;
-    return 0;
-}
-
-/* poll tells of many numbers at a time whether they are open, but not of O_PATH ones: then some are left. */
-static int look_by_poll(struct found *found)
-{
-    uint64_t limit = refl_limit(RLIMIT_NOFILE);
-    uint32_t chunk = limit < CHUNK ? (uint32_t)limit : CHUNK; /* poll's most */
-    for (int32_t base = 0; found->left > 0 && chunk && base < POLLED_MOST; base += (int32_t)chunk) {
-        struct pollfd polled[CHUNK];
-        for (uint32_t i = 0; i < chunk; i++)
-            polled[i] = (struct pollfd){.fd = base + (int32_t)i};
-        if (poll(polled, chunk, 0) < 0)
-            return 0;
-        for (uint32_t i = 0; i < chunk; i++)
-            if (!(polled[i].revents & POLLNVAL) && look_at(found, polled[i].fd))
-                return -EMFILE;
-    }
-    return 0;
-}
-
-/* The directory's size is how many are open (Linux 6.2). */
-int refl_inheritable(int32_t *fds, uint32_t most)
-{
-    struct stat status;
-    if (stat("/proc/self/fd", &status) || status.st_size == 0)
-        return -ENOSYS;
-    struct found found = {fds, 0, most, status.st_size};
-    int error = look_by_poll(&found);
-    if (!error && found.left > 0) {
-        found = (struct found){fds, 0, most, status.st_size};
-        for (int32_t fd = 0; found.left > 0 && fd < 1 << 20 && !error; fd++)
-            error = look_at(&found, fd);
-    }
-    return error ? error : (int)found.count;
-}
-
 /* Descriptors of this process and the numbers that they shall have; how many, or -errno. */
 static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *targets)
 {
@@ -335,15 +242,6 @@ static int send_order(const struct refl_clone *clone, struct template_request *r
     return error;
 }
 
-int refl_template_begin(const struct refl_clone *clone)
-{
-    struct template_request *r = slot_at(clone->shared, clone->slot);
-    r->word = TEMPLATE_UNDECIDED;
-    r->waits = 0;
-    r->pid = 0;
-    return send_order(clone, r);
-}
-
 /* The decision for a clone that has begun: its pid, or why it must end. */
 static int64_t end(struct template_request *r, int64_t pid, int error)
 {
@@ -360,32 +258,23 @@ static int64_t end(struct template_request *r, int64_t pid, int error)
 /* Told by the template, or by the kernel if the template was killed when it had done its part. */
 static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
 {
-    int64_t pid = refl_template_answer(clone->sock);
+    int64_t pid = clone->waits ? r->pid : refl_template_answer(clone->sock);
     return pid == -EPIPE && r->pid ? r->pid : pid;
 }
 
-int64_t refl_template_finish(const struct refl_clone *clone)
-{
-    struct template_request *r = slot_at(clone->shared, clone->slot);
-    int error = write_request(clone, r);
-    error = error ? error : decide(clone, r);
-    return end(r, pid_of(clone, r), error);
-}
-
-void refl_template_cancel(const struct refl_clone *clone)
-{
-    struct template_request *r = slot_at(clone->shared, clone->slot);
-    end(r, pid_of(clone, r), -ECANCELED);
-}
-
-int64_t refl_template_go(const struct refl_clone *clone)
+int64_t refl_template_start(const struct refl_clone *clone)
 {
     struct template_request *r = slot_at(clone->shared, clone->slot);
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
+    if (!clone->waits)
+        r->pid = 0;
     int error = write_request(clone, r);
     error = error ? error : send_order(clone, r);
-    return error ? error : end(r, r->pid, decide(clone, r)); /* which is found out while the clone wakes up */
+    if (error)
+        return error;
+    error = decide(clone, r); /* while the clone is made, or wakes up */
+    return end(r, pid_of(clone, r), error);
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)

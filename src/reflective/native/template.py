@@ -59,6 +59,19 @@ class Attributes(Value):
 PLAIN = Attributes()
 
 
+class Start:
+    """One start. `strings` are the arguments and the environment, each with its NUL.
+
+    `descriptors` None are all that are not close-on-exec; `directory` is a descriptor, -1: where this process is.
+    """
+
+    __slots__ = ("argc", "attributes", "descriptors", "directory", "envc", "strings")
+
+    def __init__(self, descriptors: Pairs, directory: int, attributes: Attributes) -> None:
+        self.descriptors, self.directory, self.attributes = descriptors, directory, attributes
+        self.strings, self.argc, self.envc = b"", 0, 0
+
+
 class Made(Value):
     """What was settled when a template was made."""
 
@@ -80,7 +93,6 @@ class Process:
         self._socket, self._shared = sock, shared
         self._memory = ffi.from_buffer("uint8_t[]", shared)
         self._constant: _Constant = None  # type: ignore[assignment]
-        self.begun = False
         self._held: set[int] = set()
         self._next = 0
         try:
@@ -102,47 +114,20 @@ class Process:
         """What must be the same at each start."""
         self._constant.depend_on(files)
 
-    def begin(self, descriptors: Pairs, directory: int) -> None:
-        """Begins a start; `finish` or `cancel` must follow.
+    def start(self, what: Start, waiting: tuple[int, int] | None = None) -> int:
+        """The pid of the clone that becomes the program: a new one, or one that waits (its slot, its socket).
 
-        `descriptors` None are all that are not close-on-exec, `directory` (a descriptor) -1 is this process's. Raises Gone,
-        Refused: nothing has begun.
+        Raises Gone: the template is, or the waiting clone; Stale: the clone has ended; Refused: nothing has happened.
         """
-        self.cancel()
         request = self._constant.struct
-        request.slot, request.sock = self._slot(), self._socket.fileno()
-        self._constant.descriptors(descriptors, directory)
-        self._answer(lib.refl_template_begin(request))
-        self.begun = True
-
-    def finish(self, strings: bytes, argc: int, envc: int, attributes: Attributes) -> int:
-        """The pid of the clone that becomes the program. `strings` are the arguments and the environment, each with its NUL.
-
-        Raises Gone, Stale, Refused: there is no clone then.
-        """
-        alive = self._constant.strings(strings, argc, envc, attributes)
-        self.begun = False
-        pid = self._answer(lib.refl_template_finish(self._constant.struct))
+        request.slot, request.sock = waiting or (self._slot(), self._socket.fileno())
+        request.waits = waiting is not None
+        alive = self._constant.set(what)
+        pid = self._answer(lib.refl_template_start(request))
+        if waiting:
+            self._held.discard(waiting[0])
         del alive
         return pid
-
-    def go(self, waiting: tuple[int, int], pairs: Pairs, directory: int, *what: Any) -> int:
-        """The same for a clone that waits (its slot, its socket), at once. Raises Gone: it is; Stale: it has
-        ended; Refused: it waits on."""
-        request = self._constant.struct
-        request.slot, request.sock = waiting
-        self._constant.descriptors(pairs, directory)
-        alive = self._constant.strings(*what)
-        pid = self._answer(lib.refl_template_go(request))
-        self._held.discard(waiting[0])
-        del alive
-        return pid
-
-    def cancel(self) -> None:
-        """Ends the clone that has begun, if one has."""
-        if self.begun:
-            self.begun = False
-            lib.refl_template_cancel(self._constant.struct)
 
     def order(self) -> tuple[int, int]:
         """Asks for a clone that waits; its pid will be the next answer. Returns its slot, and our end of its socket."""
@@ -167,14 +152,12 @@ class Process:
 
     def end(self) -> None:
         """Kills and reaps it."""
-        self.cancel()
         self.forget()
         reap(self.pid, kill=True)
 
     def forget(self) -> None:
         """Releases what this process has of it: all there is to do in a child made by fork."""
         self._socket.close()
-        self.begun = False
         if self._constant:
             self._constant.end()
         ffi.release(self._memory)
@@ -226,23 +209,19 @@ class _Constant:
         self._alive += [paths, known]
         self.struct.paths, self.struct.paths_size, self.struct.stamps = paths, len(files.paths), known
 
-    def descriptors(self, pairs: Pairs, directory: int) -> None:
-        """Sets what `begin` sends."""
-        self.struct.inherit, self.struct.directory = pairs is None, directory
-        if pairs is None:
-            return
-        self.struct.fd_count = len(pairs)
-        for index, (ours, its) in enumerate(pairs):
-            self._fds[index], self._targets[index] = ours, its
-
-    def strings(self, strings: bytes, argc: int, envc: int, wanted: Attributes) -> object:
+    def set(self, what: Start) -> object:
         """Sets the rest, attributes only if they are not those of the last start; returns what must live until the call."""
         request = self.struct
-        request.strings = alive = ffi.from_buffer("char[]", strings)
-        request.strings_size, request.argc, request.envc = len(strings), argc, envc
-        if wanted is not self._last:
-            self._last = wanted
-            self._attributes(wanted)
+        request.inherit, request.directory = what.descriptors is None, what.directory
+        if what.descriptors is not None:
+            request.fd_count = len(what.descriptors)
+            for index, (ours, its) in enumerate(what.descriptors):
+                self._fds[index], self._targets[index] = ours, its
+        request.strings = alive = ffi.from_buffer("char[]", what.strings)
+        request.strings_size, request.argc, request.envc = len(what.strings), what.argc, what.envc
+        if what.attributes is not self._last:
+            self._last = what.attributes
+            self._attributes(what.attributes)
         return alive
 
     def _attributes(self, wanted: Attributes) -> None:

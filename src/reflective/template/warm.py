@@ -7,11 +7,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from ..elf import linker
 from ..native.prepare import Request
-from ..native.template import Files, Gone, Pairs, Process, Refused, Stale, reap
+from ..native.template import Files, Gone, Process, Refused, Stale, Start, reap
 from ..native.template_make import make
 from ..proc import maps
 from . import key
@@ -30,28 +29,17 @@ class Warm:
         self._pool = pool
         self._waiting: deque[tuple[int, int, int]] = deque()  # pid, slot, our end of the socket
         self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are the template's next answers
-        self._wish: tuple[Pairs, int] = None, -1
         process.depend_on(files)
         self.fill()
 
-    def begin(self, descriptors: Pairs, directory: int) -> None:
-        """Begins a start; `finish` or `cancel` must follow. Raises Gone, Refused: nothing has begun."""
-        self._wish = descriptors, directory
-        if not self._waiting and not self._ordered:
-            self.process.begin(descriptors, directory)
-
-    def cancel(self) -> None:
-        """Ends what has begun."""
-        self.process.cancel()
-
-    def finish(self, *what: Any) -> int:
-        """The pid of the program; `what` as in native.template.Process.finish. Raises Gone, Stale, Refused: there is none."""
+    def start(self, what: Start) -> int:
+        """The pid of the program; raises Gone, Stale, Refused as native.template.Process.start: there is none then."""
         while self._waiting or self._ordered:
             if not self._waiting:
                 self.collect()
             pid, slot, sock = self._waiting[0]
             try:
-                self.process.go((slot, sock), *self._wish, *what)
+                self.process.start(what, (slot, sock))
             except Gone:  # it was killed, which is no reason not to take the next
                 self._end_first()
                 continue
@@ -65,9 +53,7 @@ class Warm:
                 with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
                     self.fill()
             return pid
-        if not self.process.begun:
-            self.process.begin(*self._wish)
-        return self.process.finish(*what)
+        return self.process.start(what)
 
     def _end_first(self) -> None:
         pid, _, sock = self._waiting.popleft()
