@@ -202,6 +202,16 @@ void refl_drop(struct refl_kept *kept);
 int refl_birth(struct refl_birth *birth);
 void refl_template_born(uint8_t *shared, const struct refl_birth *born);
 
+/* Page faults of a task in user space, by perf. Opened: 0 or -errno; fd is -1 when it is not. */
+struct refl_faults {
+    int32_t fd;
+    void *ring;
+};
+int refl_faults_open(struct refl_faults *faults, int32_t pid);
+void refl_faults_close(struct refl_faults *faults);
+int refl_faults_ended(const struct refl_faults *faults); /* 1: the task has */
+uint64_t refl_faults_pages(const struct refl_faults *faults, uint64_t *out, uint64_t most); /* addresses, how many */
+
 /* One start from a template. */
 struct refl_clone {
     uint8_t *shared; /* its shared memory, as this process has it */
@@ -230,11 +240,13 @@ struct refl_clone {
     const char *paths; /* files that must be the same, as in refl_stamps, and what they were */
     uint64_t paths_size;
     const uint64_t *stamps;
+    struct refl_faults *faults; /* NULL, or to be opened for the clone before the program begins, if that can be */
 };
 
-/* What waiting clones do ahead: pages (addresses) that they make their own, the first 1000 count, and ranges (start, size) of
- * files' pages that they map, the first 64. */
-void refl_template_ahead(uint8_t *shared, const uint64_t *pages, uint64_t count, const uint64_t *ranges, uint64_t range_count);
+/* Calls of madvise (start, size, advice), 1280 at most: what each waiting clone populates ahead, of those that are made from now
+ * on; and what the template does itself, in a slot that is not busy. 0 or -errno. */
+void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count);
+int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count);
 
 /* This process's descriptors that are not close-on-exec, ascending: how many, or -errno: -EMFILE, more than most. */
 int refl_inheritable(int32_t *fds, uint32_t most);

@@ -137,18 +137,28 @@ int refl_template_busy(uint8_t *shared, uint64_t slot)
     return (int)__atomic_load_n(&slot_at(shared, slot)->busy, __ATOMIC_ACQUIRE);
 }
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-void refl_template_ahead(uint8_t *shared, const uint64_t *pages, uint64_t count, const uint64_t *ranges, uint64_t range_count)
+void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count)
 {
     struct template_facts *facts = (struct template_facts *)shared;
-    facts->page_count = less(count, TEMPLATE_PAGES);
-    memcpy(facts->pages, pages, facts->page_count * sizeof *pages);
-    facts->range_count = less(range_count, TEMPLATE_RANGES);
-    memcpy(facts->ranges, ranges, facts->range_count * sizeof *facts->ranges);
+    facts->call_count = 0;
+    if (count > TEMPLATE_CALLS)
+        return;
+    memcpy(facts->calls, calls, count * sizeof *facts->calls);
+    facts->call_count = count;
+}
+
+int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count)
+{
+    struct template_advice *advice = (struct template_advice *)slot_at(shared, slot);
+    if (count > TEMPLATE_CALLS)
+        return -E2BIG;
+    advice->count = (uint32_t)count;
+    memcpy(advice->calls, calls, count * sizeof *advice->calls);
+    __atomic_store_n(&advice->busy, 1, __ATOMIC_RELEASE);
+    int error = send_message(sock, TEMPLATE_ADVISE, (uint32_t)slot, NULL, 0);
+    if (error)
+        __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
+    return error;
 }
 
 uint64_t refl_kept_size(void)
@@ -243,8 +253,10 @@ static int send_order(const struct refl_clone *clone, struct template_request *r
 }
 
 /* The decision for a clone that has begun: its pid, or why it must end. */
-static int64_t end(struct template_request *r, int64_t pid, int error)
+static int64_t end(const struct refl_clone *clone, struct template_request *r, int64_t pid, int error)
 {
+    if (pid > 0 && clone->faults && !error)
+        (void)refl_faults_open(clone->faults, (int32_t)pid);
     if (pid > 0)
         say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
     if (pid > 0 && error)
@@ -274,7 +286,7 @@ int64_t refl_template_start(const struct refl_clone *clone)
     if (error)
         return error;
     error = decide(clone, r); /* while the clone is made, or wakes up */
-    return end(r, pid_of(clone, r), error);
+    return end(clone, r, pid_of(clone, r), error);
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)

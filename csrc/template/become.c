@@ -10,7 +10,7 @@
 
 #include "../blob/syscall.h"
 
-enum { MADV_POPULATE_READ = 22, SPIN = 400 };
+enum { SPIN = 400 };
 enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1 };
 
 __attribute__((noreturn)) void template_leave(const void *frame);
@@ -181,13 +181,10 @@ __attribute__((noreturn)) void template_begin(const struct template_job *job, st
     template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
 }
 
-/* The pages that the dynamic linker wrote to are shared with the template until they are written to again: now, not later. */
-static void own_pages(const struct template_facts *facts)
+void template_advise(const struct template_call *calls, uint64_t count)
 {
-    for (uint64_t i = 0; i < facts->page_count && i < TEMPLATE_PAGES; i++)
-        __asm__ volatile("lock orb $0, (%0)" : : "r"(facts->pages[i]) : "memory");
-    for (uint64_t i = 0; i < facts->range_count && i < TEMPLATE_RANGES; i++)
-        call3(__NR_madvise, facts->ranges[i][0], facts->ranges[i][1], MADV_POPULATE_READ);
+    for (uint64_t i = 0; i < count && i < TEMPLATE_CALLS; i++)
+        call3(__NR_madvise, calls[i].start, calls[i].size, calls[i].advice);
 }
 
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request)
@@ -195,7 +192,8 @@ __attribute__((noreturn)) void template_wait(const struct template_job *job, str
     struct template_message message;
     call3(__NR_dup2, 0, TEMPLATE_SOCKET, 0);
     call3(__NR_close, 0, 0, 0);
-    own_pages((const struct template_facts *)job->shared);
+    const struct template_facts *facts = (const struct template_facts *)job->shared;
+    template_advise(facts->calls, facts->call_count);
     if (template_receive(&message) < 0)
         end();
     place_descriptors(request); /* and the stack: here the request is complete already, but for the caller's state */

@@ -9,6 +9,8 @@
 /* The number of descriptors that came with a message, they are 0 to that; or negative: the other end is gone. */
 int64_t template_receive(struct template_message *message);
 
+void template_advise(const struct template_call *calls, uint64_t count);
+
 /* What a clone does: becomes the program; waits for an order first. */
 __attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request);
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request);

@@ -106,20 +106,30 @@ static int64_t make(const struct template_job *job, uint32_t order, struct templ
     return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_begin);
 }
 
+static void heed(struct template_advice *advice)
+{
+    template_advise(advice->calls, advice->count);
+    __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
+}
+
 __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t user_entry, const uint64_t *sp)
 {
-    struct template_message message;
-    int64_t answer = 0;
+    struct template_message message = {0, 0};
+    int64_t answer = 0; /* it is ready */
     job->user_entry = user_entry;
     job->parent = (uint64_t)call3(__NR_getppid, 0, 0, 0);
     find_out(job, sp);
     for (;;) {
-        call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&answer, sizeof answer, MSG_NOSIGNAL, 0, 0);
+        if (message.order != TEMPLATE_ADVISE)
+            call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&answer, sizeof answer, MSG_NOSIGNAL, 0, 0);
         int64_t count = template_receive(&message);
         if (count < 0 || message.slot >= job->slots)
             leave(0);
-        struct template_request *request = template_slot(job, message.slot);
-        answer = make(job, message.order, request);
+        if (message.order == TEMPLATE_ADVISE) {
+            heed((struct template_advice *)template_slot(job, message.slot));
+            continue;
+        }
+        answer = make(job, message.order, template_slot(job, message.slot));
         if (count)
             call3(__NR_close_range, 0, (uint64_t)count - 1, 0);
     }

@@ -17,8 +17,7 @@
 #define TEMPLATE_FDS 48u     /* descriptors of one start */
 #define TEMPLATE_AUXV 1024u  /* bytes */
 #define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
-#define TEMPLATE_RANGES 64u
-#define TEMPLATE_PAGES 1000u /* that waiting clones make their own ahead */
+#define TEMPLATE_CALLS 1280u /* of madvise, in one slot */
 
 /* struct prctl_mm_map (linux/prctl.h) */
 struct template_mm {
@@ -52,6 +51,11 @@ struct template_job {
     struct refl_carried born;
 };
 
+/* A call of madvise. */
+struct template_call {
+    uint64_t start, size, advice;
+};
+
 /* The first slot: what the host needs to know of the template. */
 struct template_facts {
     uint64_t random; /* addresses on the program's stack */
@@ -62,10 +66,8 @@ struct template_facts {
     uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
     uint64_t auxv[TEMPLATE_AUXV / 8];
     struct refl_carried born; /* given by the host: the state that the template has of it */
-    uint64_t page_count; /* given by the host: pages that the dynamic linker wrote to */
-    uint64_t pages[TEMPLATE_PAGES];
-    uint64_t range_count; /* and pages of files that they map ahead: (start, size) */
-    uint64_t ranges[TEMPLATE_RANGES][2];
+    uint64_t call_count; /* given by the host: what waiting clones populate ahead. It may change while one reads it. */
+    struct template_call calls[TEMPLATE_CALLS];
 };
 
 _Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
@@ -94,10 +96,18 @@ struct template_request {
 _Static_assert(sizeof(struct template_request) <= 1024, "leaves the slot to vectors and strings");
 #define TEMPLATE_ROOM (TEMPLATE_SLOT - sizeof(struct template_request))
 
+/* A slot with calls that the template itself makes. */
+struct template_advice {
+    uint32_t busy; /* as in a request */
+    uint32_t count;
+    struct template_call calls[TEMPLATE_CALLS];
+};
+_Static_assert(sizeof(struct template_advice) <= TEMPLATE_SLOT, "fits");
+
 #define TEMPLATE_DIRECTORY 0x7fffffff /* a target: this descriptor is the directory to go to */
 
 enum template_word { TEMPLATE_UNDECIDED, TEMPLATE_GO, TEMPLATE_CANCEL };
-enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2 };
+enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2, TEMPLATE_ADVISE = 3 /* is not answered */ };
 
 /* What goes over the socket, with the descriptors. */
 struct template_message {

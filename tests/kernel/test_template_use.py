@@ -22,6 +22,7 @@ import reflective
 from reflective import Template
 from reflective.conform.start import parse_maps
 from reflective.errors import LoadError
+from reflective.template.hot import STARTS
 from reflective.template.key import read_by_linker
 from reflective.template.warm import Warm
 
@@ -451,6 +452,37 @@ def test_nothing_leaks() -> None:
 def _memory(pid: int) -> tuple[int, list[str]]:
     """A process's mappings and descriptors."""
     return len(Path(f"/proc/{pid}/maps").read_bytes().splitlines()), os.listdir(f"/proc/{pid}/fd")
+
+
+def test_clones_have_the_pages_that_starts_touch() -> None:
+    """A start has fewer page faults once others have been looked at, and no page that it writes to is another's."""
+    command = ["ls", "-l", "/"]
+
+    def faults(template: Template) -> int:
+        status, usage = os.wait4(template.spawn(command), 0)[1:]
+        assert status == 0
+        return int(usage.ru_minflt)
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    output = os.dup(1)
+    os.dup2(null, 1)
+    try:
+        with Template("/bin/ls") as template:
+            counts = [faults(template) for _ in range(STARTS + 2)]
+        with Template("/bin/ls", pool=2) as pool:
+            waited = [faults(pool) for _ in range(STARTS + 5)]
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
+        os.close(null)
+    if not _may_look_at_faults():
+        pytest.skip("perf_event_paranoid")
+    assert counts[-1] < 0.8 * counts[0]
+    assert waited[-1] <= counts[-1]
+
+
+def _may_look_at_faults() -> bool:
+    return os.geteuid() == 0 or int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) <= 2
 
 
 def test_exported() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -9,6 +10,7 @@ from struct import Struct
 
 from ..values import Value
 from ._core import ffi, lib
+from .faults import Faults
 from .prepare import Degradation
 from .run import SIGKILL
 
@@ -129,6 +131,15 @@ class Process:
         del alive
         return pid
 
+    def start_looked_at(self, what: Start) -> tuple[int, Faults]:
+        """The same for a new clone, and its page faults from then on."""
+        faults = Faults()
+        self._constant.struct.faults = faults.struct
+        try:
+            return self.start(what), faults
+        finally:
+            self._constant.struct.faults = ffi.NULL
+
     def order(self) -> tuple[int, int]:
         """Asks for a clone that waits; its pid will be the next answer. Returns its slot, and our end of its socket."""
         slot = self._slot()
@@ -143,12 +154,16 @@ class Process:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)
 
-    def ahead(self, pages: list[int], ranges: list[tuple[int, int]]) -> None:
-        """What waiting clones do ahead: pages that they make their own, and ranges (start, size) of files that they map."""
-        flat = [number for pair in ranges for number in pair]
-        lib.refl_template_ahead(
-            self._memory, ffi.new("uint64_t[]", pages), len(pages), ffi.new("uint64_t[]", flat), len(ranges)
-        )
+    def ahead(self, calls: list[tuple[int, int, int]]) -> None:
+        """What waiting clones populate ahead: calls of madvise (start, size, advice), 1280 at most."""
+        lib.refl_template_ahead(self._memory, _flat(calls), len(calls))
+
+    def advise(self, own: list[int], calls: list[tuple[int, int, int]]) -> None:
+        """The template gets its own copies of pages, whatever their protection, and then makes such calls. Raises Gone."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
+            for page in own:
+                os.pwrite(memory.fileno(), os.pread(memory.fileno(), 1, page), page)
+        self._answer(lib.refl_template_advise(self._memory, self._slot(), self._socket.fileno(), _flat(calls), len(calls)))
 
     def end(self) -> None:
         """Kills and reaps it."""
@@ -245,6 +260,10 @@ def reap(pid: int, *, kill: bool = False) -> None:
             os.waitpid(pid, 0)
     except ChildProcessError:
         pass
+
+
+def _flat(calls: list[tuple[int, int, int]]) -> Any:
+    return ffi.new("uint64_t[]", [number for call in calls for number in call])
 
 
 def birth() -> Any:
