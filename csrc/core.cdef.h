@@ -235,7 +235,7 @@ struct refl_clone {
     uint64_t to_ignore;
     int32_t umask; /* -1: this process's */
     uint32_t new_session;
-    const struct refl_kept *kept; /* where the state is read from, if the thread is that of refl_keep; or NULL */
+    struct refl_kept *kept; /* where the state is read from, if the thread is that of refl_keep; or NULL */
     const struct refl_birth *born; /* what must be the same now */
     const char *paths; /* files that must be the same, as in refl_stamps, and what they were */
     uint64_t paths_size;
@@ -248,8 +248,9 @@ struct refl_clone {
 void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count);
 int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count);
 
-/* This process's descriptors that are not close-on-exec, ascending: how many, or -errno: -EMFILE, more than most. */
-int refl_inheritable(int32_t *fds, uint32_t most);
+/* This process's descriptors that are not close-on-exec, ascending: how many, or -errno: -EMFILE, more than most. `kept`
+ * may be NULL, or what the calling thread keeps: then it is faster the second time. */
+int refl_inheritable(struct refl_kept *kept, int32_t *fds, uint32_t most);
 
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
 int64_t refl_template_answer(int32_t sock);

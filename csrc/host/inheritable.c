@@ -6,16 +6,24 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "../zygote/state.h"
 #include "prepare.h"
 
 enum { CHUNK = 256, POLLED_MOST = 4096, FD_CLOSE_ON_EXEC = 1 };
 
-/* Descriptors found open: those that are not close-on-exec are kept. */
+/* Descriptors found open: those that are not close-on-exec are what is looked for. */
 struct found {
     int32_t *fds;
     uint32_t count, most;
     int64_t left; /* open ones not found yet */
+    struct refl_kept *kept; /* NULL, or remembers all that are open */
 };
+
+static void remember(struct refl_kept *kept, int32_t fd)
+{
+    if (kept && kept->open_count < REFL_OPEN_MOST)
+        kept->open_fds[kept->open_count++] = fd;
+}
 
 static int look_at(struct found *found, int32_t fd)
 {
@@ -23,6 +31,7 @@ static int look_at(struct found *found, int32_t fd)
     if (flags < 0)
         return 0;
     found->left--;
+    remember(found->kept, fd);
     if (flags & FD_CLOSE_ON_EXEC)
         return 0;
     if (found->count == found->most)
@@ -49,16 +58,38 @@ static int look_by_poll(struct found *found)
     return 0;
 }
 
+static struct found nothing_of(int64_t open, struct refl_kept *kept, int32_t *fds, uint32_t most)
+{
+    if (kept)
+        kept->open_count = 0;
+    return (struct found){fds, 0, most, open, kept};
+}
+
+/* Whatever has changed meanwhile: as long as so many are open, and all that were the last time, there are no others. */
+static int look_at_known(const struct refl_kept *kept, struct found *found)
+{
+    int error = 0;
+    for (uint32_t i = 0; i < kept->open_count && !error; i++)
+        error = look_at(found, kept->open_fds[i]);
+    return error;
+}
+
 /* The directory's size is how many are open (Linux 6.2). */
-int refl_inheritable(int32_t *fds, uint32_t most)
+int refl_inheritable(struct refl_kept *kept, int32_t *fds, uint32_t most)
 {
     struct stat status;
-    if (stat("/proc/self/fd", &status) || status.st_size == 0)
+    if ((kept ? fstat(kept->open, &status) : stat("/proc/self/fd", &status)) || status.st_size == 0)
         return -ENOSYS;
-    struct found found = {fds, 0, most, status.st_size};
+    if (kept && kept->open_count == status.st_size) {
+        struct found found = {fds, 0, most, status.st_size, NULL};
+        int error = look_at_known(kept, &found);
+        if (error || found.left == 0)
+            return error ? error : (int)found.count;
+    }
+    struct found found = nothing_of(status.st_size, kept, fds, most);
     int error = look_by_poll(&found);
     if (!error && found.left > 0) {
-        found = (struct found){fds, 0, most, status.st_size};
+        found = nothing_of(status.st_size, kept, fds, most);
         for (int32_t fd = 0; found.left > 0 && fd < 1 << 20 && !error; fd++)
             error = look_at(&found, fd);
     }

@@ -190,14 +190,19 @@ static int same_but_these(struct refl_carried born, const struct refl_carried *n
     return memcmp(&born, now, sizeof born) == 0;
 }
 
+/* What the state is read from, if this is the thread whose it is. */
+static struct refl_kept *kept_by_this_thread(const struct refl_clone *clone)
+{
+    return clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid) ? clone->kept : NULL;
+}
+
 /* Whether the template may serve this caller now; then with the state that the clone gets. -ESTALE: make another. */
 static int decide(const struct refl_clone *clone, struct template_request *r)
 {
     const struct refl_birth *born = clone->born;
     struct refl_birth now;
-    int error = clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid)
-                    ? refl_read_kept(clone->kept, &now.identity, &now.carried)
-                    : refl_birth(&now);
+    const struct refl_kept *kept = kept_by_this_thread(clone);
+    int error = kept ? refl_read_kept(kept, &now.identity, &now.carried) : refl_birth(&now);
     if (error || !refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
         !same_stamps(clone->paths, clone->paths_size, clone->stamps))
         return -ESTALE;
@@ -220,7 +225,7 @@ static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *ta
 {
     int count = (int)clone->fd_count;
     if (clone->inherit)
-        count = refl_inheritable(fds, TEMPLATE_FDS - 1);
+        count = refl_inheritable(kept_by_this_thread(clone), fds, TEMPLATE_FDS - 1);
     else if (clone->fd_count > TEMPLATE_FDS - 1)
         return -E2BIG;
     else

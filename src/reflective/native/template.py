@@ -278,7 +278,7 @@ def birth() -> Any:
 def inheritable() -> list[int]:
     """This process's descriptors that are not close-on-exec, ascending. Raises OSError: EMFILE, more than DESCRIPTORS."""
     fds = ffi.new("int32_t[]", DESCRIPTORS)
-    count = lib.refl_inheritable(fds, DESCRIPTORS)
+    count = lib.refl_inheritable(ffi.NULL, fds, DESCRIPTORS)
     if count < 0:
         raise OSError(-count, os.strerror(-count))
     return list(fds[0:count])
