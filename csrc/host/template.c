@@ -65,7 +65,7 @@ static uint64_t write_vectors(const struct refl_clone *clone, uint64_t strings, 
 /* -E2BIG if the template's stack, or the slot, has no room for it. */
 static int write_request(const struct refl_clone *clone, struct template_request *r)
 {
-    const struct template_facts *facts = (const struct template_facts *)clone->shared;
+    struct template_facts *facts = (struct template_facts *)clone->shared;
     uint64_t words = clone->argc + clone->envc + 3, size = clone->strings_size, env;
     if (clone->argc > TEMPLATE_ROOM / 8 || clone->envc > TEMPLATE_ROOM / 8 || size > TEMPLATE_ROOM ||
         words * 8 + facts->auxv_size + size > TEMPLATE_ROOM)
@@ -96,6 +96,8 @@ static int write_request(const struct refl_clone *clone, struct template_request
     r->mm.arg_end = r->mm.env_start = env;
     r->mm.env_end = facts->execfn;
     r->new_session = clone->new_session;
+    facts->sp = r->sp;
+    facts->auxv_at = r->auxv;
     return 0;
 }
 
@@ -257,13 +259,16 @@ static int send_order(const struct refl_clone *clone, struct template_request *r
     return error;
 }
 
-/* The decision for a clone that has begun: its pid, or why it must end. */
-static int64_t end(const struct refl_clone *clone, struct template_request *r, int64_t pid, int error)
+/* Told by the template, or by the kernel if the template was killed when it had done its part. */
+static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
 {
-    if (pid > 0 && clone->faults && !error)
-        (void)refl_faults_open(clone->faults, (int32_t)pid);
-    if (pid > 0)
-        say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
+    int64_t pid = refl_template_answer(clone->sock);
+    return pid == -EPIPE && r->pid ? r->pid : pid;
+}
+
+/* What became of a clone that has had its word: its pid, or why there is none. */
+static int64_t end(struct template_request *r, int64_t pid, int error)
+{
     if (pid > 0 && error)
         while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
             ;
@@ -272,26 +277,38 @@ static int64_t end(const struct refl_clone *clone, struct template_request *r, i
     return pid <= 0 ? pid : error ? error : pid;
 }
 
-/* Told by the template, or by the kernel if the template was killed when it had done its part. */
-static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
+/* It is found out whether the template may serve while it makes the clone. One that is looked at must be known before it begins. */
+static int64_t start_new(const struct refl_clone *clone, struct template_request *r)
 {
-    int64_t pid = clone->waits ? r->pid : refl_template_answer(clone->sock);
-    return pid == -EPIPE && r->pid ? r->pid : pid;
+    r->word = TEMPLATE_UNDECIDED;
+    r->waits = 0;
+    r->pid = 0;
+    int error = write_request(clone, r);
+    error = error ? error : send_order(clone, r);
+    if (error)
+        return error;
+    int64_t pid = clone->faults ? pid_of(clone, r) : 0;
+    if (pid > 0)
+        (void)refl_faults_open(clone->faults, (int32_t)pid);
+    error = decide(clone, r);
+    say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
+    return end(r, pid ? pid : pid_of(clone, r), error);
+}
+
+/* It is woken when all is settled: to wake it earlier, and again, takes longer than what it could do meanwhile. */
+static int64_t start_waiting(const struct refl_clone *clone, struct template_request *r)
+{
+    int error = write_request(clone, r);
+    error = error ? error : decide(clone, r);
+    r->word = TEMPLATE_GO;
+    error = error ? error : send_order(clone, r);
+    return error ? error : r->pid;
 }
 
 int64_t refl_template_start(const struct refl_clone *clone)
 {
     struct template_request *r = slot_at(clone->shared, clone->slot);
-    r->word = TEMPLATE_UNDECIDED;
-    r->waits = 0;
-    if (!clone->waits)
-        r->pid = 0;
-    int error = write_request(clone, r);
-    error = error ? error : send_order(clone, r);
-    if (error)
-        return error;
-    error = decide(clone, r); /* while the clone is made, or wakes up */
-    return end(clone, r, pid_of(clone, r), error);
+    return clone->waits ? start_waiting(clone, r) : start_new(clone, r);
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
@@ -299,7 +316,11 @@ int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return -errno;
-    slot_at(shared, slot)->pid = 0;
+    const struct template_facts *facts = (const struct template_facts *)shared;
+    struct template_request *r = slot_at(shared, slot);
+    r->pid = 0;
+    r->sp = facts->sp;
+    r->auxv = facts->auxv_at;
     int error = send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &ends[1], 1);
     close(ends[1]);
     if (!error)

@@ -11,7 +11,7 @@
 #include "../blob/syscall.h"
 
 enum { SPIN = 400 };
-enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1 };
+enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1, PROT_RW = 3 };
 
 __attribute__((noreturn)) void template_leave(const void *frame);
 __attribute__((noreturn)) void template_switch(const struct template_job *job, struct template_request *request,
@@ -130,12 +130,14 @@ static void set_secrets(const struct template_request *request)
     __asm__ volatile("mov %0, %%fs:0x28\n\tmov %1, %%fs:0x30" : : "r"(word[0] & ~0xfful), "r"(word[1]) : "memory");
 }
 
-/* What ld.so remembers of the stack. */
-static void set_linker(const struct template_job *job, const struct template_request *request)
+void template_set_linker(const struct template_job *job, uint64_t sp, uint64_t auxv)
 {
-    *(uint64_t *)job->dl_argv = request->sp + 8;
-    *(uint64_t *)job->stack_end = request->sp - job->stack_end_below;
-    *(uint64_t *)job->dl_auxv = request->auxv;
+    if (*(const uint64_t *)job->dl_argv == sp + 8 && *(const uint64_t *)job->dl_auxv == auxv)
+        return;
+    call3(__NR_mprotect, job->relro, job->relro_size, PROT_RW);
+    *(uint64_t *)job->dl_argv = sp + 8;
+    *(uint64_t *)job->stack_end = sp - job->stack_end_below;
+    *(uint64_t *)job->dl_auxv = auxv;
     call3(__NR_mprotect, job->relro, job->relro_size, PROT_READ_ONLY);
 }
 
@@ -167,7 +169,7 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, st
         call3(__NR_setsid, 0, 0, 0);
     refl_adopt(&job->born, &request->now);
     set_secrets(request);
-    set_linker(job, request);
+    template_set_linker(job, request->sp, request->auxv);
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
     enter(job, request);

@@ -9,6 +9,9 @@
 /* The number of descriptors that came with a message, they are 0 to that; or negative: the other end is gone. */
 int64_t template_receive(struct template_message *message);
 
+/* What ld.so remembers of the stack. Starts with as many arguments and variables as the one before have it from the template. */
+void template_set_linker(const struct template_job *job, uint64_t sp, uint64_t auxv);
+
 void template_advise(const struct template_call *calls, uint64_t count);
 
 /* What a clone does: becomes the program; waits for an order first. */

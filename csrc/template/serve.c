@@ -19,7 +19,6 @@ enum {
     AT_RANDOM = 25,
     AT_EXECFN = 31,
     SEEK_END = 2,
-    PROT_RW = 3,
     MSG_NOSIGNAL = 0x4000,
     STACK_EXPAND = 131072, /* fs/exec.c: setup_arg_pages: below the strings' page */
 };
@@ -86,10 +85,11 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     job->stack_end_below = (uint64_t)sp - *(const uint64_t *)job->stack_end;
     job->random = facts->random;
     job->born = facts->born;
+    facts->sp = (uint64_t)sp;
+    facts->auxv_at = (uint64_t)at;
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
     failed |= call3(__NR_close_range, 0, 2, 0);
-    failed |= call3(__NR_mprotect, job->relro, job->relro_size, PROT_RW); /* a clone writes there, and protects it again */
     facts->complete = !failed && job->dl_auxv && *(const uint64_t *)job->dl_argv == (uint64_t)(sp + 1);
 }
 
@@ -103,6 +103,7 @@ static int64_t make(const struct template_job *job, uint32_t order, struct templ
         .stack = job->area + TEMPLATE_CODE,
         .stack_size = TEMPLATE_DATA,
     };
+    template_set_linker(job, request->sp, request->auxv);
     return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_begin);
 }
 

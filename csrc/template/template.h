@@ -66,6 +66,7 @@ struct template_facts {
     uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
     uint64_t auxv[TEMPLATE_AUXV / 8];
     struct refl_carried born; /* given by the host: the state that the template has of it */
+    uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
     uint64_t call_count; /* given by the host: what waiting clones populate ahead. It may change while one reads it. */
     struct template_call calls[TEMPLATE_CALLS];
 };
