@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -237,25 +238,38 @@ static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *ta
     return count == -EMFILE ? -E2BIG : count;
 }
 
-/* With the descriptors, and the directory as the last of them. */
+/* 1 if a clone is there already. */
+static int directory_is_templates(const uint8_t *shared)
+{
+    const struct template_directory *its = &((const struct template_facts *)shared)->directory;
+    struct statx ours;
+    return !statx(AT_FDCWD, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &ours) && ours.stx_dev_major == its->major &&
+           ours.stx_dev_minor == its->minor && ours.stx_ino == its->inode && ours.stx_mnt_id == its->mount;
+}
+
+/* With the descriptors, and the directory, if need be, as the last of them. */
 static int send_order(const struct refl_clone *clone, struct template_request *r)
 {
-    int32_t fds[TEMPLATE_FDS];
+    int32_t fds[TEMPLATE_FDS], directory = clone->directory, opened = -1;
     int count = descriptors(clone, fds, r->targets);
     if (count < 0)
         return count;
-    int here = clone->directory < 0 ? open(".", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (here < 0 && clone->directory < 0)
-        return -errno;
-    fds[count] = here < 0 ? clone->directory : here;
-    r->targets[count++] = TEMPLATE_DIRECTORY;
+    if (directory < 0 && !directory_is_templates(clone->shared)) {
+        directory = opened = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (directory < 0)
+            return -errno;
+    }
+    if (directory >= 0) {
+        fds[count] = directory;
+        r->targets[count++] = TEMPLATE_DIRECTORY;
+    }
     r->fd_count = (uint32_t)count;
     __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
     int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, (uint64_t)count);
     if (error)
         __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
-    if (here >= 0)
-        close(here);
+    if (opened >= 0)
+        close(opened);
     return error;
 }
 

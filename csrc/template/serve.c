@@ -8,7 +8,9 @@
  */
 #include <asm/errno.h>
 #include <asm/unistd.h>
+#include <linux/fcntl.h>
 #include <linux/sched.h>
+#include <linux/stat.h>
 
 #include "../blob/syscall.h"
 #include "become.h"
@@ -71,6 +73,16 @@ static uint64_t find_word(uint64_t at, uint64_t size, uint64_t value)
     return found;
 }
 
+static int64_t find_directory(struct template_directory *directory)
+{
+    struct statx found;
+    const char here = 0;
+    int64_t failed =
+        call6(__NR_statx, (uint64_t)AT_FDCWD, (uint64_t)&here, AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, (uint64_t)&found, 0);
+    *directory = (struct template_directory){found.stx_dev_major, found.stx_dev_minor, found.stx_ino, found.stx_mnt_id};
+    return failed;
+}
+
 static void find_out(struct template_job *job, const uint64_t *sp)
 {
     struct template_facts *facts = (struct template_facts *)job->shared;
@@ -89,6 +101,7 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     facts->auxv_at = (uint64_t)at;
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
+    failed |= find_directory(&facts->directory);
     failed |= call3(__NR_close_range, 0, 2, 0);
     facts->complete = !failed && job->dl_auxv && *(const uint64_t *)job->dl_argv == (uint64_t)(sp + 1);
 }

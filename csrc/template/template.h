@@ -56,6 +56,11 @@ struct template_call {
     uint64_t start, size, advice;
 };
 
+/* A directory; its mount is not another's as long as somebody is in it. */
+struct template_directory {
+    uint64_t major, minor, inode, mount;
+};
+
 /* The first slot: what the host needs to know of the template. */
 struct template_facts {
     uint64_t random; /* addresses on the program's stack */
@@ -65,6 +70,7 @@ struct template_facts {
     uint64_t complete;  /* 1: all was found that a clone needs */
     uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
     uint64_t auxv[TEMPLATE_AUXV / 8];
+    struct template_directory directory; /* in which the template is */
     struct refl_carried born; /* given by the host: the state that the template has of it */
     uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
     uint64_t call_count; /* given by the host: what waiting clones populate ahead. It may change while one reads it. */
