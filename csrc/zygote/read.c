@@ -160,14 +160,14 @@ static int read_session(const struct refl_kept *kept, struct refl_identity *iden
     return error ? error : put_number(identity, session == getpid() ? terminal_of(kept->stat) : kept->terminal);
 }
 
-static int put_namespaces(int self, struct refl_identity *identity)
+static int put_namespaces(const int32_t *links, struct refl_identity *identity)
 {
     char link[LINK_MOST];
     for (size_t i = 0; i < sizeof NAMESPACES / sizeof *NAMESPACES; i++) {
-        ssize_t got = readlinkat(self, NAMESPACES[i], link, sizeof link);
-        if (got < 0 && errno != ENOENT)
-            return -errno;
-        int error = put(identity, link, got < 0 ? 0 : (size_t)got);
+        ssize_t got = links[i] < 0 ? 0 : readlinkat(links[i], "", link, sizeof link);
+        if (got < 0 || (links[i] < 0 && links[i] != -ENOENT)) /* this kernel has no such namespaces */
+            return got < 0 ? -errno : links[i];
+        int error = put(identity, link, (size_t)got);
         if (error)
             return error;
     }
@@ -241,6 +241,7 @@ static int32_t open_at(int directory, const char *name, int flags)
 int refl_keep(struct refl_kept *kept)
 {
     _Static_assert(sizeof kept->files / sizeof *kept->files == sizeof FILES / sizeof *FILES, "one descriptor each");
+    _Static_assert(sizeof kept->namespaces / sizeof(int32_t) == sizeof NAMESPACES / sizeof *NAMESPACES, "and here");
     kept->thread = (int32_t)syscall(SYS_gettid);
     kept->self = open_at(AT_FDCWD, "/proc/thread-self", O_RDONLY | O_DIRECTORY);
     if (kept->self < 0)
@@ -249,27 +250,28 @@ int refl_keep(struct refl_kept *kept)
     kept->stat = open_at(kept->self, "stat", O_RDONLY);
     for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
         kept->files[i] = open_at(kept->self, FILES[i], O_RDONLY);
+    for (size_t i = 0; i < sizeof NAMESPACES / sizeof *NAMESPACES; i++)
+        kept->namespaces[i] = open_at(kept->self, NAMESPACES[i], O_PATH | O_NOFOLLOW);
     kept->terminal = terminal_of(kept->stat);
     kept->open = open_at(kept->self, "fd", O_RDONLY | O_DIRECTORY);
     kept->open_count = 0;
     return 0;
 }
 
-static void close_open(int32_t fd)
+static void close_all(const int32_t *fds, size_t count)
 {
-    if (fd >= 0)
-        close(fd);
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
 }
 
 void refl_drop(struct refl_kept *kept)
 {
+    const int32_t single[] = {kept->self, kept->status, kept->stat, kept->open};
     kept->thread = 0;
-    close_open(kept->self);
-    close_open(kept->status);
-    close_open(kept->stat);
-    close_open(kept->open);
-    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
-        close_open(kept->files[i]);
+    close_all(single, sizeof single / sizeof *single);
+    close_all(kept->files, sizeof kept->files / sizeof *kept->files);
+    close_all(kept->namespaces, sizeof kept->namespaces / sizeof *kept->namespaces);
 }
 
 int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity, struct refl_carried *carried)
@@ -278,7 +280,7 @@ int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity,
     identity->size = 0;
     int error = read_status(kept->status, identity, carried);
     error = error ? error : read_session(kept, identity, carried);
-    error = error ? error : put_namespaces(kept->self, identity);
+    error = error ? error : put_namespaces(kept->namespaces, identity);
     error = error ? error : put_files(kept->files, identity);
     error = error ? error : put_settings(identity);
     error = error ? error : put_root(identity);

@@ -52,6 +52,7 @@ struct refl_kept {
     int32_t thread; /* whose they are; 0: none */
     int32_t self, status, stat;
     int32_t files[5];
+    int32_t namespaces[8];
     int64_t terminal;
     int32_t open; /* the directory fd, whose size is how many descriptors are open (Linux 6.2), */
     uint32_t open_count; /* and those that were found open the last time: host/inheritable.c */

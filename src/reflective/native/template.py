@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import time
+from _thread import _local
 from struct import Struct
+from weakref import ref
 
 from ..values import Value
 from ._core import ffi, lib
@@ -176,8 +178,7 @@ class Process:
     def forget(self) -> None:
         """Releases what this process has of it: all there is to do in a child made by fork."""
         self._socket.close()
-        if self._constant:
-            self._constant.end()
+        del self._constant
         ffi.release(self._memory)
         self._shared.close()
 
@@ -207,18 +208,14 @@ class _Constant:
     """struct refl_clone, with all that is the same for every start."""
 
     def __init__(self, memory: Any, made: Made, low: int, brk_pages: int) -> None:
-        kept = ffi.new("uint8_t[]", lib.refl_kept_size())
         mm = ffi.from_buffer("uint8_t[]", made.mm)
         self._fds, self._targets = ffi.new("int32_t[]", DESCRIPTORS), ffi.new("int32_t[]", DESCRIPTORS)
-        self._alive: list[object] = [kept, mm]
-        self._kept = ffi.cast("struct refl_kept *", kept)
-        if lib.refl_keep(self._kept):
-            self._kept = ffi.NULL
+        self._alive: list[object] = [kept := _kept(), mm]
         self._last: Attributes | None = None
         self.struct = request = ffi.new("struct refl_clone *")
         request.shared, request.strings_low, request.mm = memory, low, mm
         request.brk_low, request.brk_pages = made.brk_low, brk_pages
-        request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), self._kept
+        request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), kept.struct
         request.fds, request.targets = self._fds, self._targets
 
     def depend_on(self, files: Files) -> None:
@@ -247,10 +244,30 @@ class _Constant:
         request.to_default, request.to_ignore = wanted.to_default, wanted.to_ignore
         request.umask, request.new_session = wanted.umask, wanted.new_session
 
-    def end(self) -> None:
-        """Closes what is kept open."""
-        if self._kept:
-            lib.refl_drop(self._kept)
+
+class _Kept:
+    """What this thread's state is read from: descriptors, closed with the last template that has been made here."""
+
+    def __init__(self) -> None:
+        self._memory = ffi.new("uint8_t[]", lib.refl_kept_size())
+        self.struct = ffi.cast("struct refl_kept *", self._memory)
+        if lib.refl_keep(self.struct):
+            self.struct = ffi.NULL
+
+    def __del__(self) -> None:
+        if self.struct:
+            lib.refl_drop(self.struct)
+
+
+_thread = _local()
+
+
+def _kept() -> _Kept:
+    known: _Kept | None = getattr(_thread, "kept", lambda: None)()
+    if known is None:
+        known = _Kept()
+        _thread.kept = ref(known)
+    return known
 
 
 def reap(pid: int, *, kill: bool = False) -> None:
