@@ -65,11 +65,11 @@ static struct found nothing_of(int64_t open, struct refl_kept *kept, int32_t *fd
     return (struct found){fds, 0, most, open, kept};
 }
 
-/* Whatever has changed meanwhile: as long as so many are open, and all that were the last time, there are no others. */
+/* Whatever has been opened and closed meanwhile: if as many of those are open as there are open ones, there are no others. */
 static int look_at_known(const struct refl_kept *kept, struct found *found)
 {
     int error = 0;
-    for (uint32_t i = 0; i < kept->open_count && !error; i++)
+    for (uint32_t i = 0; i < kept->open_count && found->left > 0 && !error; i++)
         error = look_at(found, kept->open_fds[i]);
     return error;
 }
@@ -80,7 +80,7 @@ int refl_inheritable(struct refl_kept *kept, int32_t *fds, uint32_t most)
     struct stat status;
     if ((kept ? fstat(kept->open, &status) : stat("/proc/self/fd", &status)) || status.st_size == 0)
         return -ENOSYS;
-    if (kept && kept->open_count == status.st_size) {
+    if (kept) {
         struct found found = {fds, 0, most, status.st_size, NULL};
         int error = look_at_known(kept, &found);
         if (error || found.left == 0)
