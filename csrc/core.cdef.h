@@ -243,7 +243,7 @@ struct refl_clone {
     struct refl_faults *faults; /* NULL, or to be opened for the clone before the program begins, if that can be */
 };
 
-/* Calls of madvise (start, size, advice), 1280 at most: what each waiting clone populates ahead, of those that are made from now
+/* Calls of madvise (start, size, advice), 1200 at most: what each waiting clone populates ahead, of those that are made from now
  * on; and what the template does itself, in a slot that is not busy. 0 or -errno. */
 void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count);
 int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count);

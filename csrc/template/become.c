@@ -162,12 +162,15 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
     template_leave(&frame);
 }
 
-/* On the program's stack, in a page that it would touch anyway. */
+/* On its own stack below that of the program. */
 __attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
+    const struct template_facts *facts = (const struct template_facts *)job->shared;
+    fill_stack(job, request);
+    wait_for_word(job, request);
     if (request->new_session)
         call3(__NR_setsid, 0, 0, 0);
-    refl_adopt(&job->born, &request->now);
+    refl_adopt(&facts->born, &request->now);
     set_secrets(request);
     template_set_linker(job, request->sp, request->auxv);
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
@@ -178,9 +181,7 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, st
 __attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request)
 {
     place_descriptors(request);
-    wait_for_word(job, request);
-    fill_stack(job, request);
-    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
+    template_child(job, request);
 }
 
 void template_advise(const struct template_call *calls, uint64_t count)
@@ -198,8 +199,6 @@ __attribute__((noreturn)) void template_wait(const struct template_job *job, str
     template_advise(facts->calls, facts->call_count);
     if (template_receive(&message) < 0)
         end();
-    place_descriptors(request); /* and the stack: here the request is complete already, but for the caller's state */
-    fill_stack(job, request);
-    wait_for_word(job, request);
-    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
+    place_descriptors(request);
+    template_switch(job, request, template_stack_below(request->sp)); /* which may be elsewhere than was likely */
 }

@@ -22,6 +22,7 @@ enum {
     AT_EXECFN = 31,
     SEEK_END = 2,
     MSG_NOSIGNAL = 0x4000,
+    MADV_DONTFORK = 10,
     STACK_EXPAND = 131072, /* fs/exec.c: setup_arg_pages: below the strings' page */
 };
 
@@ -96,28 +97,32 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     job->stack_low = (sp[1] & ~4095ul) - STACK_EXPAND;
     job->stack_end_below = (uint64_t)sp - *(const uint64_t *)job->stack_end;
     job->random = facts->random;
-    job->born = facts->born;
     facts->sp = (uint64_t)sp;
     facts->auxv_at = (uint64_t)at;
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
     failed |= find_directory(&facts->directory);
     failed |= call3(__NR_close_range, 0, 2, 0);
+    failed |= call3(__NR_madvise, job->area + TEMPLATE_CODE, TEMPLATE_DATA, MADV_DONTFORK);
+    facts->job = *job;
     facts->complete = !failed && job->dl_auxv && *(const uint64_t *)job->dl_argv == (uint64_t)(sp + 1);
 }
 
-/* Its pid, or -errno. The child begins on its own copy of this stack, from the top. */
+/* Its pid, or -errno. The child begins on the program's stack, below what the start needs of it, or is likely to need. */
 static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request)
 {
+    const struct template_facts *facts = (const struct template_facts *)job->shared;
+    uint64_t top = template_stack_below(request->sp);
     struct clone_args args = {
         .flags = CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
         .parent_tid = (uint64_t)&request->pid,
         .child_tid = job->tid_address,
-        .stack = job->area + TEMPLATE_CODE,
-        .stack_size = TEMPLATE_DATA,
+        .stack = top - TEMPLATE_STACK,
+        .stack_size = TEMPLATE_STACK,
     };
     template_set_linker(job, request->sp, request->auxv);
-    return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_begin);
+    return template_clone(&args, CLONE_ARGS_SIZE_VER0, &facts->job, request,
+                          order == TEMPLATE_WAIT ? template_wait : template_begin);
 }
 
 static void heed(struct template_advice *advice)

@@ -12,12 +12,12 @@
 #include "../zygote/state.h"
 
 #define TEMPLATE_CODE 8192u  /* read and execute */
-#define TEMPLATE_DATA 16384u /* private: the job, and above it the stack */
+#define TEMPLATE_DATA 16384u /* the template's alone, no clone has it: the job, and above it the stack */
 #define TEMPLATE_SLOT 32768u /* shared: the facts, then a slot for each request that can be under way */
 #define TEMPLATE_FDS 48u     /* descriptors of one start */
 #define TEMPLATE_AUXV 1024u  /* bytes */
 #define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
-#define TEMPLATE_CALLS 1280u /* of madvise, in one slot */
+#define TEMPLATE_CALLS 1200u /* of madvise, in one slot */
 
 /* struct prctl_mm_map (linux/prctl.h) */
 struct template_mm {
@@ -47,8 +47,7 @@ struct template_job {
     uint64_t stack_end_below; /* how far __libc_stack_end lies below the stack pointer */
     uint64_t tid_address;
     uint64_t robust_list, robust_size;
-    uint64_t random; /* these two from the facts, whose page a clone need not touch then */
-    struct refl_carried born;
+    uint64_t random; /* AT_RANDOM's bytes, on the program's stack */
 };
 
 /* A call of madvise. */
@@ -72,6 +71,7 @@ struct template_facts {
     uint64_t auxv[TEMPLATE_AUXV / 8];
     struct template_directory directory; /* in which the template is */
     struct refl_carried born; /* given by the host: the state that the template has of it */
+    struct template_job job; /* for the clones */
     uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
     uint64_t call_count; /* given by the host: what waiting clones populate ahead. It may change while one reads it. */
     struct template_call calls[TEMPLATE_CALLS];

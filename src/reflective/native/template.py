@@ -160,7 +160,7 @@ class Process:
         return self._answer(result)
 
     def ahead(self, calls: list[tuple[int, int, int]]) -> None:
-        """What waiting clones populate ahead: calls of madvise (start, size, advice), 1280 at most."""
+        """What waiting clones populate ahead: calls of madvise (start, size, advice), 1200 at most."""
         lib.refl_template_ahead(self._memory, _flat(calls), len(calls))
 
     def advise(self, own: list[int], calls: list[tuple[int, int, int]]) -> None:

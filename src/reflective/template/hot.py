@@ -23,7 +23,7 @@ Call: TypeAlias = tuple[int, int, int]  # of madvise: start, size, advice
 PAGE = 4096
 STARTS = 12  # that are looked at, at most
 MADV_DONTNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 4, 22, 23
-MOST = 1280  # calls: csrc/template/template.h
+MOST = 1200  # calls: csrc/template/template.h
 LARGE = 6 << 20  # bytes
 PRESENT, SWAPPED, OF_FILE = 1 << 63, 1 << 62, 1 << 61  # /proc/PID/pagemap
 
