@@ -255,9 +255,9 @@ int refl_inheritable(struct refl_kept *kept, int32_t *fds, uint32_t most);
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
 int64_t refl_template_answer(int32_t sock);
 
-/* The pid of a clone that becomes the program; or -errno, and then there is none any more, or it waits on: -EPIPE, the template,
- * or the waiting clone, is gone; -ESTALE, it is not what this process would start now; -E2BIG, arguments and environment do not
- * fit. */
+/* The pid of a clone that becomes the program; or -errno, and then there is none any more: -EPIPE, the template, or the waiting
+ * clone, is gone; -ESTALE, it is not what this process would start now; any other, as -E2BIG, arguments and environment do not
+ * fit: nothing has begun, a waiting clone waits on. */
 int64_t refl_template_start(const struct refl_clone *clone);
 
 /* Asks for a clone that waits. Its pid will be the next answer. Our end of its socket, or -errno. */

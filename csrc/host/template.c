@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -291,38 +292,28 @@ static int64_t end(struct template_request *r, int64_t pid, int error)
     return pid <= 0 ? pid : error ? error : pid;
 }
 
-/* It is found out whether the template may serve while it makes the clone. One that is looked at must be known before it begins. */
-static int64_t start_new(const struct refl_clone *clone, struct template_request *r)
+/*
+ * Whether the template may serve is found out while the clone is made, or wakes up and does what can be done before it has its
+ * word. One that is looked at must be known before it begins.
+ */
+int64_t refl_template_start(const struct refl_clone *clone)
 {
+    struct template_request *r = slot_at(clone->shared, clone->slot);
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
-    r->pid = 0;
+    r->cpu = (uint32_t)sched_getcpu();
+    if (!clone->waits)
+        r->pid = 0;
     int error = write_request(clone, r);
     error = error ? error : send_order(clone, r);
     if (error)
         return error;
-    int64_t pid = clone->faults ? pid_of(clone, r) : 0;
-    if (pid > 0)
+    int64_t pid = clone->waits ? r->pid : clone->faults ? pid_of(clone, r) : 0;
+    if (clone->faults && pid > 0)
         (void)refl_faults_open(clone->faults, (int32_t)pid);
     error = decide(clone, r);
     say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
     return end(r, pid ? pid : pid_of(clone, r), error);
-}
-
-/* It is woken when all is settled: to wake it earlier, and again, takes longer than what it could do meanwhile. */
-static int64_t start_waiting(const struct refl_clone *clone, struct template_request *r)
-{
-    int error = write_request(clone, r);
-    error = error ? error : decide(clone, r);
-    r->word = TEMPLATE_GO;
-    error = error ? error : send_order(clone, r);
-    return error ? error : r->pid;
-}
-
-int64_t refl_template_start(const struct refl_clone *clone)
-{
-    struct template_request *r = slot_at(clone->shared, clone->slot);
-    return clone->waits ? start_waiting(clone, r) : start_new(clone, r);
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)

@@ -89,6 +89,7 @@ struct template_request {
     uint32_t word; /* enum template_word: 0 until the host has decided */
     uint32_t waits; /* the clone sets it to 1 before it sleeps until word changes */
     int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template */
+    uint32_t cpu;   /* on which the host decides */
     uint32_t fd_count;
     uint32_t new_session;
     int32_t

@@ -121,7 +121,7 @@ class Process:
     def start(self, what: Start, waiting: tuple[int, int] | None = None) -> int:
         """The pid of the clone that becomes the program: a new one, or one that waits (its slot, its socket).
 
-        Raises Gone: the template is, or the waiting clone; Stale, Refused: nothing has happened, that one waits on.
+        Raises Gone: the template is, or the waiting clone; Stale: the clone has ended; Refused: nothing has happened.
         """
         request = self._constant.struct
         request.slot, request.sock = waiting or (self._slot(), self._socket.fileno())

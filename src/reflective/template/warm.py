@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..elf import linker
 from ..native.faults import Faults
 from ..native.prepare import Request
-from ..native.template import Files, Gone, Process, Refused, Start, reap
+from ..native.template import Files, Gone, Process, Refused, Stale, Start, reap
 from ..native.template_make import make
 from ..proc import maps
 from . import key
@@ -49,6 +49,10 @@ class Warm:
             except Gone:  # it was killed, which is no reason not to take the next
                 self._end_first()
                 continue
+            except Stale:
+                self._waiting.popleft()
+                os.close(sock)
+                raise
             self._waiting.popleft()
             os.close(sock)
             if 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
