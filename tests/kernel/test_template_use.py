@@ -240,6 +240,27 @@ def test_changed_library(tmp_path: Path) -> None:
         assert template.run(["main"]).returncode == 2
 
 
+def test_relative_to_another_directory(tmp_path: Path) -> None:
+    """What is looked for relative to the directory is looked for in the one that the program is started in."""
+    for name, status in (("here", 3), ("there", 4)):
+        (tmp_path / name).mkdir()
+        source = tmp_path / f"{name}.c"
+        source.write_text(f"int value(void) {{ return {status}; }}\n")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / name / "libvalue.so", source], check=True)
+    main = tmp_path / "main.c"
+    main.write_text("int value(void); int main(void) { return value(); }\n")
+    program = tmp_path / "main"
+    subprocess.run(["cc", "-o", program, main, f"-L{tmp_path / 'here'}", "-lvalue"], check=True)
+    with contextlib.chdir(tmp_path / "here"), Template(program) as template:
+        for where, status in ((None, 3), (tmp_path / "there", 4), (tmp_path / "here", 3)):
+            assert template.run(["main"], cwd=where, env={"LD_LIBRARY_PATH": "."}).returncode == status
+    (tmp_path / "here" / "run").symlink_to("/bin/true")
+    (tmp_path / "there" / "run").symlink_to("/bin/false")
+    with contextlib.chdir(tmp_path / "here"), Template("./run") as template:
+        assert template.run(["run"]).returncode == 0
+        assert template.run(["run"], cwd=tmp_path / "there").returncode == 1
+
+
 def test_script(tmp_path: Path) -> None:
     """A template of a script is one of its interpreter, with the arguments in place."""
     script = tmp_path / "script"

@@ -47,6 +47,11 @@ class Files(Value):
     paths: bytes
     stamps: bytes
 
+    @property
+    def relative(self) -> bool:
+        """Whether one of them depends on the directory that this process is in."""
+        return any(path[:1] != b"/" for path in self.paths.split(b"\0")[:-1])
+
 
 Pairs: TypeAlias = "tuple[tuple[int, int], ...] | None"  # descriptors: (ours, the program's), ascending by the second
 

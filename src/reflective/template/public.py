@@ -173,7 +173,7 @@ class Template:
         one = self._for(len(what.strings), block)
         if self._plan is not plan:  # another #! line, perhaps
             what.argc, what.strings = _strings(self._plan, words, block)
-        if one is None:
+        if one is None or (what.directory >= 0 and one.files.relative):
             return None
         self._latest = one
         return one.start(what)
