@@ -238,6 +238,16 @@ static int32_t open_at(int directory, const char *name, int flags)
     return fd < 0 ? -errno : fd;
 }
 
+/* The descriptor; without a security module attr/ has files, but nothing to read, nor ever will. */
+static int32_t readable(int32_t fd)
+{
+    char byte;
+    if (fd < 0 || pread(fd, &byte, 1, 0) >= 0 || errno != EINVAL)
+        return fd;
+    close(fd);
+    return -EINVAL;
+}
+
 int refl_keep(struct refl_kept *kept)
 {
     _Static_assert(sizeof kept->files / sizeof *kept->files == sizeof FILES / sizeof *FILES, "one descriptor each");
@@ -249,7 +259,7 @@ int refl_keep(struct refl_kept *kept)
     kept->status = open_at(kept->self, "status", O_RDONLY);
     kept->stat = open_at(kept->self, "stat", O_RDONLY);
     for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
-        kept->files[i] = open_at(kept->self, FILES[i], O_RDONLY);
+        kept->files[i] = readable(open_at(kept->self, FILES[i], O_RDONLY));
     for (size_t i = 0; i < sizeof NAMESPACES / sizeof *NAMESPACES; i++)
         kept->namespaces[i] = open_at(kept->self, NAMESPACES[i], O_PATH | O_NOFOLLOW);
     kept->terminal = terminal_of(kept->stat);
