@@ -207,11 +207,22 @@ void refl_drop(struct refl_kept *kept);
 int refl_birth(struct refl_birth *birth);
 void refl_template_born(uint8_t *shared, const struct refl_birth *born);
 
+/* Page faults of a task in user space, by perf. Opened: 0 or -errno; fd is -1 when it is not. */
+struct refl_faults {
+    int32_t fd;
+    void *ring;
+};
+int refl_faults_open(struct refl_faults *faults, int32_t pid);
+void refl_faults_close(struct refl_faults *faults);
+int refl_faults_ended(const struct refl_faults *faults); /* 1: the task has */
+uint64_t refl_faults_pages(const struct refl_faults *faults, uint64_t *out, uint64_t most); /* addresses, how many */
+
 /* One start from a template. */
 struct refl_clone {
     uint8_t *shared; /* its shared memory, as this process has it */
     uint64_t slot;
     int32_t sock; /* the template's, or the waiting clone's */
+    uint32_t waits; /* 1: it is a waiting clone's */
     const char *strings; /* argc arguments and envc environment strings, each with its NUL */
     uint64_t strings_size;
     uint64_t argc;
@@ -229,34 +240,30 @@ struct refl_clone {
     uint64_t to_ignore;
     int32_t umask; /* -1: this process's */
     uint32_t new_session;
-    const struct refl_kept *kept; /* where the state is read from, if the thread is that of refl_keep; or NULL */
+    struct refl_kept *kept; /* where the state is read from, if the thread is that of refl_keep; or NULL */
     const struct refl_birth *born; /* what must be the same now */
     const char *paths; /* files that must be the same, as in refl_stamps, and what they were */
     uint64_t paths_size;
     const uint64_t *stamps;
+    struct refl_faults *faults; /* NULL, or to be opened for the clone before the program begins, if that can be */
 };
 
-/* What waiting clones do ahead: pages (addresses) that they make their own, the first 1000 count, and ranges (start, size) of
- * files' pages that they map, the first 64. */
-void refl_template_ahead(uint8_t *shared, const uint64_t *pages, uint64_t count, const uint64_t *ranges, uint64_t range_count);
+/* Calls of madvise (start, size, advice), 1200 at most: what each waiting clone populates ahead, of those that are made from now
+ * on; and what the template does itself, in a slot that is not busy. 0 or -errno. */
+void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count);
+int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count);
 
-/* This process's descriptors that are not close-on-exec, ascending: how many, or -errno: -EMFILE, more than most. */
-int refl_inheritable(int32_t *fds, uint32_t most);
+/* This process's descriptors that are not close-on-exec, ascending: how many, or -errno: -EMFILE, more than most. `kept`
+ * may be NULL, or what the calling thread keeps: then it is faster the second time. */
+int refl_inheritable(struct refl_kept *kept, int32_t *fds, uint32_t most);
 
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
 int64_t refl_template_answer(int32_t sock);
 
-/* Begins a start, for which descriptors and directory must be known: the clone is made while the rest is found out. 0 or -errno:
- * -EPIPE, the template is gone. After 0 one of the next two must follow. */
-int refl_template_begin(const struct refl_clone *clone);
-
-/* The clone's pid: it becomes the program. Or -errno, and then there is none any more: -E2BIG, arguments and environment do not
- * fit; -EPIPE, as above; -ESTALE, the template is not what this process would start now. */
-int64_t refl_template_finish(const struct refl_clone *clone);
-void refl_template_cancel(const struct refl_clone *clone);
-
-/* The same for a clone that waits, at once. With -EPIPE it is gone; with -ESTALE there is none any more; else it waits on. */
-int64_t refl_template_go(const struct refl_clone *clone);
+/* The pid of a clone that becomes the program; or -errno, and then there is none any more: -EPIPE, the template, or the waiting
+ * clone, is gone; -ESTALE, it is not what this process would start now; any other, as -E2BIG, arguments and environment do not
+ * fit: nothing has begun, a waiting clone waits on. */
+int64_t refl_template_start(const struct refl_clone *clone);
 
 /* Asks for a clone that waits. Its pid will be the next answer. Our end of its socket, or -errno. */
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock);

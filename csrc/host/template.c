@@ -8,10 +8,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -20,6 +19,7 @@
 
 #include "../template/template.h"
 #include "prepare.h"
+#include "stamps.h"
 
 #include "template_bytes.h" /* static const uint8_t template_bytes[], made by setup.py from csrc/template */
 
@@ -67,7 +67,7 @@ static uint64_t write_vectors(const struct refl_clone *clone, uint64_t strings, 
 /* -E2BIG if the template's stack, or the slot, has no room for it. */
 static int write_request(const struct refl_clone *clone, struct template_request *r)
 {
-    const struct template_facts *facts = (const struct template_facts *)clone->shared;
+    struct template_facts *facts = (struct template_facts *)clone->shared;
     uint64_t words = clone->argc + clone->envc + 3, size = clone->strings_size, env;
     if (clone->argc > TEMPLATE_ROOM / 8 || clone->envc > TEMPLATE_ROOM / 8 || size > TEMPLATE_ROOM ||
         words * 8 + facts->auxv_size + size > TEMPLATE_ROOM)
@@ -98,6 +98,8 @@ static int write_request(const struct refl_clone *clone, struct template_request
     r->mm.arg_end = r->mm.env_start = env;
     r->mm.env_end = facts->execfn;
     r->new_session = clone->new_session;
+    facts->sp = r->sp;
+    facts->auxv_at = r->auxv;
     return 0;
 }
 
@@ -139,52 +141,28 @@ int refl_template_busy(uint8_t *shared, uint64_t slot)
     return (int)__atomic_load_n(&slot_at(shared, slot)->busy, __ATOMIC_ACQUIRE);
 }
 
-static void stamp_of(const char *path, uint64_t stamp[6])
-{
-    struct stat status;
-    memset(stamp, 0, 6 * sizeof *stamp);
-    if (stat(path, &status))
-        return;
-    stamp[0] = status.st_dev;
-    stamp[1] = status.st_ino;
-    stamp[2] = (uint64_t)status.st_size;
-    stamp[3] = (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec;
-    stamp[4] = (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec;
-    stamp[5] = status.st_mode;
-}
-
-uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out)
-{
-    uint64_t count = 0;
-    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, count++)
-        if (out)
-            stamp_of(paths + at, out + 6 * count);
-    return count;
-}
-
-static int same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
-{
-    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, stamps += 6) {
-        uint64_t stamp[6];
-        stamp_of(paths + at, stamp);
-        if (memcmp(stamp, stamps, sizeof stamp))
-            return 0;
-    }
-    return 1;
-}
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-void refl_template_ahead(uint8_t *shared, const uint64_t *pages, uint64_t count, const uint64_t *ranges, uint64_t range_count)
+void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count)
 {
     struct template_facts *facts = (struct template_facts *)shared;
-    facts->page_count = less(count, TEMPLATE_PAGES);
-    memcpy(facts->pages, pages, facts->page_count * sizeof *pages);
-    facts->range_count = less(range_count, TEMPLATE_RANGES);
-    memcpy(facts->ranges, ranges, facts->range_count * sizeof *facts->ranges);
+    facts->call_count = 0;
+    if (count > TEMPLATE_CALLS)
+        return;
+    memcpy(facts->calls, calls, count * sizeof *facts->calls);
+    facts->call_count = count;
+}
+
+int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count)
+{
+    struct template_advice *advice = (struct template_advice *)slot_at(shared, slot);
+    if (count > TEMPLATE_CALLS)
+        return -E2BIG;
+    advice->count = (uint32_t)count;
+    memcpy(advice->calls, calls, count * sizeof *advice->calls);
+    __atomic_store_n(&advice->busy, 1, __ATOMIC_RELEASE);
+    int error = send_message(sock, TEMPLATE_ADVISE, (uint32_t)slot, NULL, 0);
+    if (error)
+        __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
+    return error;
 }
 
 uint64_t refl_kept_size(void)
@@ -216,14 +194,19 @@ static int same_but_these(struct refl_carried born, const struct refl_carried *n
     return memcmp(&born, now, sizeof born) == 0;
 }
 
+/* What the state is read from, if this is the thread whose it is. */
+static struct refl_kept *kept_by_this_thread(const struct refl_clone *clone)
+{
+    return clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid) ? clone->kept : NULL;
+}
+
 /* Whether the template may serve this caller now; then with the state that the clone gets. -ESTALE: make another. */
 static int decide(const struct refl_clone *clone, struct template_request *r)
 {
     const struct refl_birth *born = clone->born;
     struct refl_birth now;
-    int error = clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid)
-                    ? refl_read_kept(clone->kept, &now.identity, &now.carried)
-                    : refl_birth(&now);
+    const struct refl_kept *kept = kept_by_this_thread(clone);
+    int error = kept ? refl_read_kept(kept, &now.identity, &now.carried) : refl_birth(&now);
     if (error || !refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
         !same_stamps(clone->paths, clone->paths_size, clone->stamps))
         return -ESTALE;
@@ -241,69 +224,12 @@ static void say(struct template_request *r, uint32_t word)
         syscall(SYS_futex, &r->word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-enum { CHUNK = 256, POLLED_MOST = 4096, FD_CLOSE_ON_EXEC = 1 };
-
-/* Descriptors found open: those that are not close-on-exec are kept. */
-struct found {
-    int32_t *fds;
-    uint32_t count, most;
-    int64_t left; /* open ones not found yet */
-};
-
-static int look_at(struct found *found, int32_t fd)
-{
-    int flags = fcntl(fd, F_GETFD);
-    if (flags < 0)
-        return 0;
-    found->left--;
-    if (flags & FD_CLOSE_ON_EXEC)
-        return 0;
-    if (found->count == found->most)
-        return -EMFILE;
-    found->fds[found->count++] = fd;
-    return 0;
-}
-
-/* poll tells of many numbers at a time whether they are open, but not of O_PATH ones: then some are left. */
-static int look_by_poll(struct found *found)
-{
-    uint64_t limit = refl_limit(RLIMIT_NOFILE);
-    uint32_t chunk = limit < CHUNK ? (uint32_t)limit : CHUNK; /* poll's most */
-    for (int32_t base = 0; found->left > 0 && chunk && base < POLLED_MOST; base += (int32_t)chunk) {
-        struct pollfd polled[CHUNK];
-        for (uint32_t i = 0; i < chunk; i++)
-            polled[i] = (struct pollfd){.fd = base + (int32_t)i};
-        if (poll(polled, chunk, 0) < 0)
-            return 0;
-        for (uint32_t i = 0; i < chunk; i++)
-            if (!(polled[i].revents & POLLNVAL) && look_at(found, polled[i].fd))
-                return -EMFILE;
-    }
-    return 0;
-}
-
-/* The directory's size is how many are open (Linux 6.2). */
-int refl_inheritable(int32_t *fds, uint32_t most)
-{
-    struct stat status;
-    if (stat("/proc/self/fd", &status) || status.st_size == 0)
-        return -ENOSYS;
-    struct found found = {fds, 0, most, status.st_size};
-    int error = look_by_poll(&found);
-    if (!error && found.left > 0) {
-        found = (struct found){fds, 0, most, status.st_size};
-        for (int32_t fd = 0; found.left > 0 && fd < 1 << 20 && !error; fd++)
-            error = look_at(&found, fd);
-    }
-    return error ? error : (int)found.count;
-}
-
 /* Descriptors of this process and the numbers that they shall have; how many, or -errno. */
 static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *targets)
 {
     int count = (int)clone->fd_count;
     if (clone->inherit)
-        count = refl_inheritable(fds, TEMPLATE_FDS - 1);
+        count = refl_inheritable(kept_by_this_thread(clone), fds, TEMPLATE_FDS - 1);
     else if (clone->fd_count > TEMPLATE_FDS - 1)
         return -E2BIG;
     else
@@ -313,48 +239,39 @@ static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *ta
     return count == -EMFILE ? -E2BIG : count;
 }
 
-/* With the descriptors, and the directory as the last of them. */
+/* 1 if a clone is there already. */
+static int directory_is_templates(const uint8_t *shared)
+{
+    const struct template_directory *its = &((const struct template_facts *)shared)->directory;
+    struct statx ours;
+    return !statx(AT_FDCWD, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &ours) && ours.stx_dev_major == its->major &&
+           ours.stx_dev_minor == its->minor && ours.stx_ino == its->inode && ours.stx_mnt_id == its->mount;
+}
+
+/* With the descriptors, and the directory, if need be, as the last of them. */
 static int send_order(const struct refl_clone *clone, struct template_request *r)
 {
-    int32_t fds[TEMPLATE_FDS];
+    int32_t fds[TEMPLATE_FDS], directory = clone->directory, opened = -1;
     int count = descriptors(clone, fds, r->targets);
     if (count < 0)
         return count;
-    int here = clone->directory < 0 ? open(".", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (here < 0 && clone->directory < 0)
-        return -errno;
-    fds[count] = here < 0 ? clone->directory : here;
-    r->targets[count++] = TEMPLATE_DIRECTORY;
+    if (directory < 0 && !directory_is_templates(clone->shared)) {
+        directory = opened = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (directory < 0)
+            return -errno;
+    }
+    if (directory >= 0) {
+        fds[count] = directory;
+        r->targets[count++] = TEMPLATE_DIRECTORY;
+    }
     r->fd_count = (uint32_t)count;
     __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
     int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, (uint64_t)count);
     if (error)
         __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
-    if (here >= 0)
-        close(here);
+    if (opened >= 0)
+        close(opened);
     return error;
-}
-
-int refl_template_begin(const struct refl_clone *clone)
-{
-    struct template_request *r = slot_at(clone->shared, clone->slot);
-    r->word = TEMPLATE_UNDECIDED;
-    r->waits = 0;
-    r->pid = 0;
-    return send_order(clone, r);
-}
-
-/* The decision for a clone that has begun: its pid, or why it must end. */
-static int64_t end(struct template_request *r, int64_t pid, int error)
-{
-    if (pid > 0)
-        say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
-    if (pid > 0 && error)
-        while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
-            ;
-    if (pid <= 0 || error)
-        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
-    return pid <= 0 ? pid : error ? error : pid;
 }
 
 /* Told by the template, or by the kernel if the template was killed when it had done its part. */
@@ -364,28 +281,39 @@ static int64_t pid_of(const struct refl_clone *clone, const struct template_requ
     return pid == -EPIPE && r->pid ? r->pid : pid;
 }
 
-int64_t refl_template_finish(const struct refl_clone *clone)
+/* What became of a clone that has had its word: its pid, or why there is none. */
+static int64_t end(struct template_request *r, int64_t pid, int error)
 {
-    struct template_request *r = slot_at(clone->shared, clone->slot);
-    int error = write_request(clone, r);
-    error = error ? error : decide(clone, r);
-    return end(r, pid_of(clone, r), error);
+    if (pid > 0 && error)
+        while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    if (pid <= 0 || error)
+        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
+    return pid <= 0 ? pid : error ? error : pid;
 }
 
-void refl_template_cancel(const struct refl_clone *clone)
-{
-    struct template_request *r = slot_at(clone->shared, clone->slot);
-    end(r, pid_of(clone, r), -ECANCELED);
-}
-
-int64_t refl_template_go(const struct refl_clone *clone)
+/*
+ * Whether the template may serve is found out while the clone is made, or wakes up and does what can be done before it has its
+ * word. One that is looked at must be known before it begins.
+ */
+int64_t refl_template_start(const struct refl_clone *clone)
 {
     struct template_request *r = slot_at(clone->shared, clone->slot);
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
+    r->cpu = (uint32_t)sched_getcpu();
+    if (!clone->waits)
+        r->pid = 0;
     int error = write_request(clone, r);
     error = error ? error : send_order(clone, r);
-    return error ? error : end(r, r->pid, decide(clone, r)); /* which is found out while the clone wakes up */
+    if (error)
+        return error;
+    int64_t pid = clone->waits ? r->pid : clone->faults ? pid_of(clone, r) : 0;
+    if (clone->faults && pid > 0)
+        (void)refl_faults_open(clone->faults, (int32_t)pid);
+    error = decide(clone, r);
+    say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
+    return end(r, pid ? pid : pid_of(clone, r), error);
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
@@ -393,7 +321,11 @@ int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return -errno;
-    slot_at(shared, slot)->pid = 0;
+    const struct template_facts *facts = (const struct template_facts *)shared;
+    struct template_request *r = slot_at(shared, slot);
+    r->pid = 0;
+    r->sp = facts->sp;
+    r->auxv = facts->auxv_at;
     int error = send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &ends[1], 1);
     close(ends[1]);
     if (!error)

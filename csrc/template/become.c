@@ -10,8 +10,8 @@
 
 #include "../blob/syscall.h"
 
-enum { MADV_POPULATE_READ = 22, SPIN = 400 };
-enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1 };
+enum { SPIN = 3000 };
+enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1, PROT_RW = 3 };
 
 __attribute__((noreturn)) void template_leave(const void *frame);
 __attribute__((noreturn)) void template_switch(const struct template_job *job, struct template_request *request,
@@ -92,16 +92,25 @@ __attribute__((noreturn)) static void end(void)
         call3(__NR_exit_group, 0, 0, 0);
 }
 
+/* As __vdso_getcpu finds it: arch/x86/include/asm/segment.h, vdso_read_cpunode. */
+static uint32_t this_cpu(void)
+{
+    uint32_t limit;
+    __asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(15 * 8 + 3));
+    return limit & 0xfff;
+}
+
 /*
- * Until the host has decided, which will not take long: some 20 µs of looking save two switches, as a rule. Should it die
- * before, a look once a second finds out.
+ * Until the host has decided, which takes some 40 µs since the order: to sleep and be woken would take as long, if the host has a
+ * processor of its own. Should it die before, a look once a second finds out.
  */
 static void wait_for_word(const struct template_job *job, struct template_request *request)
 {
     const uint64_t second[2] = {1, 0};
     uint32_t word;
-    for (int i = 0; i < SPIN && !__atomic_load_n(&request->word, __ATOMIC_RELAXED); i++)
-        __builtin_ia32_pause();
+    if (this_cpu() != request->cpu)
+        for (int i = 0; i < SPIN && !__atomic_load_n(&request->word, __ATOMIC_RELAXED); i++)
+            __builtin_ia32_pause();
     while (!(word = __atomic_load_n(&request->word, __ATOMIC_SEQ_CST))) {
         __atomic_store_n(&request->waits, 1, __ATOMIC_SEQ_CST);
         call4(__NR_futex, (uint64_t)&request->word, FUTEX_WAIT, TEMPLATE_UNDECIDED, (uint64_t)second);
@@ -130,12 +139,14 @@ static void set_secrets(const struct template_request *request)
     __asm__ volatile("mov %0, %%fs:0x28\n\tmov %1, %%fs:0x30" : : "r"(word[0] & ~0xfful), "r"(word[1]) : "memory");
 }
 
-/* What ld.so remembers of the stack. */
-static void set_linker(const struct template_job *job, const struct template_request *request)
+void template_set_linker(const struct template_job *job, uint64_t sp, uint64_t auxv)
 {
-    *(uint64_t *)job->dl_argv = request->sp + 8;
-    *(uint64_t *)job->stack_end = request->sp - job->stack_end_below;
-    *(uint64_t *)job->dl_auxv = request->auxv;
+    if (*(const uint64_t *)job->dl_argv == sp + 8 && *(const uint64_t *)job->dl_auxv == auxv)
+        return;
+    call3(__NR_mprotect, job->relro, job->relro_size, PROT_RW);
+    *(uint64_t *)job->dl_argv = sp + 8;
+    *(uint64_t *)job->stack_end = sp - job->stack_end_below;
+    *(uint64_t *)job->dl_auxv = auxv;
     call3(__NR_mprotect, job->relro, job->relro_size, PROT_READ_ONLY);
 }
 
@@ -160,34 +171,33 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
     template_leave(&frame);
 }
 
-/* On the program's stack, in a page that it would touch anyway. */
+/* On its own stack below that of the program. What the host's decision brings, the caller's state, comes last. */
 __attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
+    const struct template_facts *facts = (const struct template_facts *)job->shared;
+    fill_stack(job, request);
+    set_secrets(request);
+    template_set_linker(job, request->sp, request->auxv);
     if (request->new_session)
         call3(__NR_setsid, 0, 0, 0);
-    refl_adopt(&job->born, &request->now);
-    set_secrets(request);
-    set_linker(job, request);
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
+    (void)*(volatile const uint8_t *)job->gadget; /* no page fault there later */
+    wait_for_word(job, request);
+    refl_adopt(&facts->born, &request->now);
     enter(job, request);
 }
 
 __attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request)
 {
     place_descriptors(request);
-    wait_for_word(job, request);
-    fill_stack(job, request);
-    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
+    template_child(job, request);
 }
 
-/* The pages that the dynamic linker wrote to are shared with the template until they are written to again: now, not later. */
-static void own_pages(const struct template_facts *facts)
+void template_advise(const struct template_call *calls, uint64_t count)
 {
-    for (uint64_t i = 0; i < facts->page_count && i < TEMPLATE_PAGES; i++)
-        __asm__ volatile("lock orb $0, (%0)" : : "r"(facts->pages[i]) : "memory");
-    for (uint64_t i = 0; i < facts->range_count && i < TEMPLATE_RANGES; i++)
-        call3(__NR_madvise, facts->ranges[i][0], facts->ranges[i][1], MADV_POPULATE_READ);
+    for (uint64_t i = 0; i < count && i < TEMPLATE_CALLS; i++)
+        call3(__NR_madvise, calls[i].start, calls[i].size, calls[i].advice);
 }
 
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request)
@@ -195,11 +205,10 @@ __attribute__((noreturn)) void template_wait(const struct template_job *job, str
     struct template_message message;
     call3(__NR_dup2, 0, TEMPLATE_SOCKET, 0);
     call3(__NR_close, 0, 0, 0);
-    own_pages((const struct template_facts *)job->shared);
+    const struct template_facts *facts = (const struct template_facts *)job->shared;
+    template_advise(facts->calls, facts->call_count);
     if (template_receive(&message) < 0)
         end();
-    place_descriptors(request); /* and the stack: here the request is complete already, but for the caller's state */
-    fill_stack(job, request);
-    wait_for_word(job, request);
-    template_switch(job, request, (request->sp - TEMPLATE_BELOW) & ~15ul);
+    place_descriptors(request);
+    template_switch(job, request, template_stack_below(request->sp)); /* which may be elsewhere than was likely */
 }

@@ -9,11 +9,22 @@
 /* The number of descriptors that came with a message, they are 0 to that; or negative: the other end is gone. */
 int64_t template_receive(struct template_message *message);
 
+/* What ld.so remembers of the stack. Starts with as many arguments and variables as the one before have it from the template. */
+void template_set_linker(const struct template_job *job, uint64_t sp, uint64_t auxv);
+
+void template_advise(const struct template_call *calls, uint64_t count);
+
 /* What a clone does: becomes the program; waits for an order first. */
 __attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request);
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request);
 
-enum { TEMPLATE_BELOW = 128 }; /* where a clone's own stack begins, below the program's stack pointer */
+enum { TEMPLATE_STACK = 4096 }; /* bytes of it that a clone uses before it is the program */
+
+/* Where a clone's own stack begins, below the program's stack pointer: in pages that the program would touch anyway. */
+static inline uint64_t template_stack_below(uint64_t sp)
+{
+    return (sp - 128) & ~15ul;
+}
 
 static inline struct template_request *template_slot(const struct template_job *job, uint64_t slot)
 {

@@ -8,7 +8,9 @@
  */
 #include <asm/errno.h>
 #include <asm/unistd.h>
+#include <linux/fcntl.h>
 #include <linux/sched.h>
+#include <linux/stat.h>
 
 #include "../blob/syscall.h"
 #include "become.h"
@@ -19,8 +21,8 @@ enum {
     AT_RANDOM = 25,
     AT_EXECFN = 31,
     SEEK_END = 2,
-    PROT_RW = 3,
     MSG_NOSIGNAL = 0x4000,
+    MADV_DONTFORK = 10,
     STACK_EXPAND = 131072, /* fs/exec.c: setup_arg_pages: below the strings' page */
 };
 
@@ -72,6 +74,16 @@ static uint64_t find_word(uint64_t at, uint64_t size, uint64_t value)
     return found;
 }
 
+static int64_t find_directory(struct template_directory *directory)
+{
+    struct statx found;
+    const char here = 0;
+    int64_t failed =
+        call6(__NR_statx, (uint64_t)AT_FDCWD, (uint64_t)&here, AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, (uint64_t)&found, 0);
+    *directory = (struct template_directory){found.stx_dev_major, found.stx_dev_minor, found.stx_ino, found.stx_mnt_id};
+    return failed;
+}
+
 static void find_out(struct template_job *job, const uint64_t *sp)
 {
     struct template_facts *facts = (struct template_facts *)job->shared;
@@ -85,41 +97,58 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     job->stack_low = (sp[1] & ~4095ul) - STACK_EXPAND;
     job->stack_end_below = (uint64_t)sp - *(const uint64_t *)job->stack_end;
     job->random = facts->random;
-    job->born = facts->born;
+    facts->sp = (uint64_t)sp;
+    facts->auxv_at = (uint64_t)at;
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
+    failed |= find_directory(&facts->directory);
     failed |= call3(__NR_close_range, 0, 2, 0);
-    failed |= call3(__NR_mprotect, job->relro, job->relro_size, PROT_RW); /* a clone writes there, and protects it again */
+    failed |= call3(__NR_madvise, job->area + TEMPLATE_CODE, TEMPLATE_DATA, MADV_DONTFORK);
+    facts->job = *job;
     facts->complete = !failed && job->dl_auxv && *(const uint64_t *)job->dl_argv == (uint64_t)(sp + 1);
 }
 
-/* Its pid, or -errno. The child begins on its own copy of this stack, from the top. */
+/* Its pid, or -errno. The child begins on the program's stack, below what the start needs of it, or is likely to need. */
 static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request)
 {
+    const struct template_facts *facts = (const struct template_facts *)job->shared;
+    uint64_t top = template_stack_below(request->sp);
     struct clone_args args = {
         .flags = CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
         .parent_tid = (uint64_t)&request->pid,
         .child_tid = job->tid_address,
-        .stack = job->area + TEMPLATE_CODE,
-        .stack_size = TEMPLATE_DATA,
+        .stack = top - TEMPLATE_STACK,
+        .stack_size = TEMPLATE_STACK,
     };
-    return template_clone(&args, CLONE_ARGS_SIZE_VER0, job, request, order == TEMPLATE_WAIT ? template_wait : template_begin);
+    template_set_linker(job, request->sp, request->auxv);
+    return template_clone(&args, CLONE_ARGS_SIZE_VER0, &facts->job, request,
+                          order == TEMPLATE_WAIT ? template_wait : template_begin);
+}
+
+static void heed(struct template_advice *advice)
+{
+    template_advise(advice->calls, advice->count);
+    __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
 }
 
 __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t user_entry, const uint64_t *sp)
 {
-    struct template_message message;
-    int64_t answer = 0;
+    struct template_message message = {0, 0};
+    int64_t answer = 0; /* it is ready */
     job->user_entry = user_entry;
     job->parent = (uint64_t)call3(__NR_getppid, 0, 0, 0);
     find_out(job, sp);
     for (;;) {
-        call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&answer, sizeof answer, MSG_NOSIGNAL, 0, 0);
+        if (message.order != TEMPLATE_ADVISE)
+            call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&answer, sizeof answer, MSG_NOSIGNAL, 0, 0);
         int64_t count = template_receive(&message);
         if (count < 0 || message.slot >= job->slots)
             leave(0);
-        struct template_request *request = template_slot(job, message.slot);
-        answer = make(job, message.order, request);
+        if (message.order == TEMPLATE_ADVISE) {
+            heed((struct template_advice *)template_slot(job, message.slot));
+            continue;
+        }
+        answer = make(job, message.order, template_slot(job, message.slot));
         if (count)
             call3(__NR_close_range, 0, (uint64_t)count - 1, 0);
     }

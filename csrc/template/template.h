@@ -12,13 +12,12 @@
 #include "../zygote/state.h"
 
 #define TEMPLATE_CODE 8192u  /* read and execute */
-#define TEMPLATE_DATA 16384u /* private: the job, and above it the stack */
+#define TEMPLATE_DATA 16384u /* the template's alone, no clone has it: the job, and above it the stack */
 #define TEMPLATE_SLOT 32768u /* shared: the facts, then a slot for each request that can be under way */
 #define TEMPLATE_FDS 48u     /* descriptors of one start */
 #define TEMPLATE_AUXV 1024u  /* bytes */
 #define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
-#define TEMPLATE_RANGES 64u
-#define TEMPLATE_PAGES 1000u /* that waiting clones make their own ahead */
+#define TEMPLATE_CALLS 1200u /* of madvise, in one slot */
 
 /* struct prctl_mm_map (linux/prctl.h) */
 struct template_mm {
@@ -48,8 +47,17 @@ struct template_job {
     uint64_t stack_end_below; /* how far __libc_stack_end lies below the stack pointer */
     uint64_t tid_address;
     uint64_t robust_list, robust_size;
-    uint64_t random; /* these two from the facts, whose page a clone need not touch then */
-    struct refl_carried born;
+    uint64_t random; /* AT_RANDOM's bytes, on the program's stack */
+};
+
+/* A call of madvise. */
+struct template_call {
+    uint64_t start, size, advice;
+};
+
+/* A directory; its mount is not another's as long as somebody is in it. */
+struct template_directory {
+    uint64_t major, minor, inode, mount;
 };
 
 /* The first slot: what the host needs to know of the template. */
@@ -61,11 +69,12 @@ struct template_facts {
     uint64_t complete;  /* 1: all was found that a clone needs */
     uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
     uint64_t auxv[TEMPLATE_AUXV / 8];
+    struct template_directory directory; /* in which the template is */
     struct refl_carried born; /* given by the host: the state that the template has of it */
-    uint64_t page_count; /* given by the host: pages that the dynamic linker wrote to */
-    uint64_t pages[TEMPLATE_PAGES];
-    uint64_t range_count; /* and pages of files that they map ahead: (start, size) */
-    uint64_t ranges[TEMPLATE_RANGES][2];
+    struct template_job job; /* for the clones */
+    uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
+    uint64_t call_count; /* given by the host: what waiting clones populate ahead. It may change while one reads it. */
+    struct template_call calls[TEMPLATE_CALLS];
 };
 
 _Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
@@ -80,6 +89,7 @@ struct template_request {
     uint32_t word; /* enum template_word: 0 until the host has decided */
     uint32_t waits; /* the clone sets it to 1 before it sleeps until word changes */
     int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template */
+    uint32_t cpu;   /* on which the host decides */
     uint32_t fd_count;
     uint32_t new_session;
     int32_t
@@ -94,10 +104,18 @@ struct template_request {
 _Static_assert(sizeof(struct template_request) <= 1024, "leaves the slot to vectors and strings");
 #define TEMPLATE_ROOM (TEMPLATE_SLOT - sizeof(struct template_request))
 
+/* A slot with calls that the template itself makes. */
+struct template_advice {
+    uint32_t busy; /* as in a request */
+    uint32_t count;
+    struct template_call calls[TEMPLATE_CALLS];
+};
+_Static_assert(sizeof(struct template_advice) <= TEMPLATE_SLOT, "fits");
+
 #define TEMPLATE_DIRECTORY 0x7fffffff /* a target: this descriptor is the directory to go to */
 
 enum template_word { TEMPLATE_UNDECIDED, TEMPLATE_GO, TEMPLATE_CANCEL };
-enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2 };
+enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2, TEMPLATE_ADVISE = 3 /* is not answered */ };
 
 /* What goes over the socket, with the descriptors. */
 struct template_message {

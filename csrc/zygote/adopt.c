@@ -2,12 +2,11 @@
 #include "state.h"
 
 #include <asm/errno.h>
-#include <asm/fcntl.h>
 #include <asm/unistd.h>
 
 #include "../blob/syscall.h"
 
-enum { SIGNALS = 64, SIG_IGNORE = 1, WHO_PROCESS = 1, F_DUPLICATE_CLOEXEC = 1030 };
+enum { SIGNALS = 64, SIG_IGNORE = 1, WHO_PROCESS = 1 };
 
 static int differ(const uint64_t *a, const uint64_t *b, uint64_t words)
 {
@@ -57,52 +56,4 @@ int64_t refl_adopt(const struct refl_carried *born, const struct refl_carried *n
     if (!is_error(result)) /* last: with fewer descriptors or processes nothing of the above must fail */
         result = set_limits(born->limits, now->limits);
     return is_error(result) ? result : 0;
-}
-
-static int64_t move_away(int32_t *at, int32_t above)
-{
-    int64_t copy = call3(__NR_fcntl, (uint64_t)*at, F_DUPLICATE_CLOEXEC, (uint64_t)above);
-    if (is_error(copy))
-        return copy;
-    call3(__NR_close, (uint64_t)*at, 0, 0);
-    *at = (int32_t)copy;
-    return 0;
-}
-
-static int wanted_by_another(const int32_t *to, uint32_t count, uint32_t self, int32_t number)
-{
-    for (uint32_t i = 0; i < count; i++)
-        if (i != self && to[i] == number)
-            return 1;
-    return 0;
-}
-
-static int32_t above_all(const int32_t *to, uint32_t count)
-{
-    int32_t most = 0;
-    for (uint32_t i = 0; i < count; i++)
-        most = to[i] > most ? to[i] : most;
-    return most + 1;
-}
-
-int64_t refl_place(int32_t *at, const int32_t *to, uint32_t count)
-{
-    int32_t above = above_all(to, count);
-    for (uint32_t i = 0; i < count; i++) {
-        int64_t result = at[i] != to[i] && wanted_by_another(to, count, i, at[i]) ? move_away(&at[i], above) : 0;
-        if (is_error(result))
-            return result;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        if (to[i] < 0)
-            continue;
-        int64_t result = at[i] == to[i] ? call3(__NR_fcntl, (uint64_t)at[i], F_SETFD, 0)
-                                        : call3(__NR_dup2, (uint64_t)at[i], (uint64_t)to[i], 0);
-        if (is_error(result))
-            return result;
-        if (at[i] != to[i])
-            call3(__NR_close, (uint64_t)at[i], 0, 0);
-        at[i] = to[i];
-    }
-    return 0;
 }

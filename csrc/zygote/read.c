@@ -12,26 +12,34 @@
 
 #include "state.h"
 
-enum { STATUS_MOST = 16384, LINK_MOST = 64, FD_CLOSE_ON_EXEC = 1, RESET_ON_FORK = 1 };
+enum { STATUS_MOST = 16384, LINK_MOST = 64, RESET_ON_FORK = 1 };
 
-/* Lines of /proc/PID/status that must not differ. */
-static const char *const LINES[] = {
-    "Uid:",
-    "Gid:",
-    "Groups:",
-    "CapInh:",
-    "CapPrm:",
-    "CapEff:",
-    "CapBnd:",
-    "CapAmb:",
-    "NoNewPrivs:",
-    "Seccomp:",
-    "Seccomp_filters:",
-    "Speculation_Store_Bypass:",
-    "SpeculationIndirectBranch:",
-    "Mems_allowed:",
-    "THP_enabled:",
+/* Lines of /proc/PID/status, in its order: what must not differ, and what is carried. */
+enum status { COMPARED, UMASK, BLOCKED, IGNORED };
+static const struct {
+    const char *name;
+    enum status what;
+} LINES[] = {
+    {"Umask:", UMASK},
+    {"Uid:", COMPARED},
+    {"Gid:", COMPARED},
+    {"Groups:", COMPARED},
+    {"THP_enabled:", COMPARED},
+    {"SigBlk:", BLOCKED},
+    {"SigIgn:", IGNORED},
+    {"CapInh:", COMPARED},
+    {"CapPrm:", COMPARED},
+    {"CapEff:", COMPARED},
+    {"CapBnd:", COMPARED},
+    {"CapAmb:", COMPARED},
+    {"NoNewPrivs:", COMPARED},
+    {"Seccomp:", COMPARED},
+    {"Seccomp_filters:", COMPARED},
+    {"Speculation_Store_Bypass:", COMPARED},
+    {"SpeculationIndirectBranch:", COMPARED},
+    {"Mems_allowed:", COMPARED},
 };
+enum { LINE_COUNT = sizeof LINES / sizeof *LINES, CARRIED_LINES = 1 << UMASK | 1 << BLOCKED | 1 << IGNORED };
 
 static const char *const NAMESPACES[] = {
     "ns/mnt", "ns/net", "ns/uts", "ns/ipc", "ns/cgroup", "ns/user", "ns/pid_for_children", "ns/time_for_children",
@@ -56,7 +64,7 @@ static int put(struct refl_identity *identity, const void *data, size_t size)
     if (size > sizeof identity->text - identity->size)
         return -E2BIG;
     memcpy(identity->text + identity->size, data, size);
-    identity->size += (uint32_t)size;
+    identity->size += size;
     return 0;
 }
 
@@ -79,53 +87,52 @@ static ssize_t text_of(int fd, char *text, size_t size)
     return got;
 }
 
-static const char *value_of(const char *text, const char *name)
+/* A line that is wanted; its end is there. */
+static int take_line(enum status what, const char *value, const char *end, struct refl_identity *identity,
+                     struct refl_carried *carried)
 {
-    const char *line = text;
-    size_t length = strlen(name);
-    while (line && strncmp(line, name, length)) {
-        line = strchr(line, '\n');
-        line = line ? line + 1 : NULL;
+    switch (what) {
+    case COMPARED:
+        return put(identity, value, (size_t)(end - value));
+    case UMASK:
+        carried->umask = (uint32_t)strtoul(value, NULL, 8);
+        return 0;
+    case BLOCKED:
+        carried->blocked = strtoull(value, NULL, 16);
+        return 0;
+    default:
+        carried->ignored = strtoull(value, NULL, 16);
+        return 0;
     }
-    return line ? line + length : NULL;
 }
 
-/* A number of /proc/PID/status. */
-static int number_of(const char *text, const char *name, int base, uint64_t *number)
+/* One pass: the next name that is wanted is among those behind the last. A kernel may lack some. */
+static int take_lines(const char *text, const char *end, struct refl_identity *identity, struct refl_carried *carried)
 {
-    const char *value = value_of(text, name);
-    if (!value)
-        return -ENODATA;
-    *number = strtoull(value, NULL, base);
-    return 0;
-}
-
-static int put_lines(struct refl_identity *identity, const char *text)
-{
+    unsigned next = 0, seen = 0;
     int error = 0;
-    for (size_t i = 0; i < sizeof LINES / sizeof *LINES && !error; i++) {
-        const char *value = value_of(text, LINES[i]);
-        if (value)
-            error = put(identity, value, strcspn(value, "\n") + 1);
+    while (text < end && next < LINE_COUNT && !error) {
+        const char *stop = memchr(text, '\n', (size_t)(end - text));
+        stop = stop ? stop + 1 : end;
+        for (unsigned i = next; i < LINE_COUNT; i++) {
+            size_t length = strlen(LINES[i].name);
+            if (*text != *LINES[i].name || (size_t)(stop - text) <= length || memcmp(text, LINES[i].name, length))
+                continue;
+            error = take_line(LINES[i].what, text + length, stop, identity, carried);
+            seen |= 1u << LINES[i].what;
+            next = i + 1;
+            break;
+        }
+        text = stop;
     }
-    return error;
+    return error ? error : (seen & CARRIED_LINES) == CARRIED_LINES ? 0 : -ENODATA;
 }
 
 static int read_status(int status, struct refl_identity *identity, struct refl_carried *carried)
 {
     char text[STATUS_MOST];
     ssize_t got = text_of(status, text, sizeof text);
-    if (got < 0)
-        return (int)got;
-    uint64_t mask = 0, bound = 0;
-    int error = put_lines(identity, text);
-    error = error ? error : number_of(text, "Umask:", 8, &mask);
-    error = error ? error : number_of(text, "FDSize:", 10, &bound);
-    error = error ? error : number_of(text, "SigIgn:", 16, &carried->ignored);
-    error = error ? error : number_of(text, "SigBlk:", 16, &carried->blocked);
-    carried->umask = (uint32_t)mask;
-    identity->fd_bound = (uint32_t)bound;
-    return error;
+    return got < 0 ? (int)got : take_lines(text, text + got, identity, carried);
 }
 
 /* tty_nr in /proc/PID/stat, which stands behind the name, the state, ppid, pgrp and session. */
@@ -153,14 +160,14 @@ static int read_session(const struct refl_kept *kept, struct refl_identity *iden
     return error ? error : put_number(identity, session == getpid() ? terminal_of(kept->stat) : kept->terminal);
 }
 
-static int put_namespaces(int self, struct refl_identity *identity)
+static int put_namespaces(const int32_t *links, struct refl_identity *identity)
 {
     char link[LINK_MOST];
     for (size_t i = 0; i < sizeof NAMESPACES / sizeof *NAMESPACES; i++) {
-        ssize_t got = readlinkat(self, NAMESPACES[i], link, sizeof link);
-        if (got < 0 && errno != ENOENT)
-            return -errno;
-        int error = put(identity, link, got < 0 ? 0 : (size_t)got);
+        ssize_t got = links[i] < 0 ? 0 : readlinkat(links[i], "", link, sizeof link);
+        if (got < 0 || (links[i] < 0 && links[i] != -ENOENT)) /* this kernel has no such namespaces */
+            return got < 0 ? -errno : links[i];
+        int error = put(identity, link, (size_t)got);
         if (error)
             return error;
     }
@@ -231,9 +238,20 @@ static int32_t open_at(int directory, const char *name, int flags)
     return fd < 0 ? -errno : fd;
 }
 
+/* The descriptor; without a security module attr/ has files, but nothing to read, nor ever will. */
+static int32_t readable(int32_t fd)
+{
+    char byte;
+    if (fd < 0 || pread(fd, &byte, 1, 0) >= 0 || errno != EINVAL)
+        return fd;
+    close(fd);
+    return -EINVAL;
+}
+
 int refl_keep(struct refl_kept *kept)
 {
     _Static_assert(sizeof kept->files / sizeof *kept->files == sizeof FILES / sizeof *FILES, "one descriptor each");
+    _Static_assert(sizeof kept->namespaces / sizeof(int32_t) == sizeof NAMESPACES / sizeof *NAMESPACES, "and here");
     kept->thread = (int32_t)syscall(SYS_gettid);
     kept->self = open_at(AT_FDCWD, "/proc/thread-self", O_RDONLY | O_DIRECTORY);
     if (kept->self < 0)
@@ -241,25 +259,29 @@ int refl_keep(struct refl_kept *kept)
     kept->status = open_at(kept->self, "status", O_RDONLY);
     kept->stat = open_at(kept->self, "stat", O_RDONLY);
     for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
-        kept->files[i] = open_at(kept->self, FILES[i], O_RDONLY);
+        kept->files[i] = readable(open_at(kept->self, FILES[i], O_RDONLY));
+    for (size_t i = 0; i < sizeof NAMESPACES / sizeof *NAMESPACES; i++)
+        kept->namespaces[i] = open_at(kept->self, NAMESPACES[i], O_PATH | O_NOFOLLOW);
     kept->terminal = terminal_of(kept->stat);
+    kept->open = open_at(kept->self, "fd", O_RDONLY | O_DIRECTORY);
+    kept->open_count = 0;
     return 0;
 }
 
-static void close_open(int32_t fd)
+static void close_all(const int32_t *fds, size_t count)
 {
-    if (fd >= 0)
-        close(fd);
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
 }
 
 void refl_drop(struct refl_kept *kept)
 {
+    const int32_t single[] = {kept->self, kept->status, kept->stat, kept->open};
     kept->thread = 0;
-    close_open(kept->self);
-    close_open(kept->status);
-    close_open(kept->stat);
-    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
-        close_open(kept->files[i]);
+    close_all(single, sizeof single / sizeof *single);
+    close_all(kept->files, sizeof kept->files / sizeof *kept->files);
+    close_all(kept->namespaces, sizeof kept->namespaces / sizeof *kept->namespaces);
 }
 
 int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity, struct refl_carried *carried)
@@ -268,7 +290,7 @@ int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity,
     identity->size = 0;
     int error = read_status(kept->status, identity, carried);
     error = error ? error : read_session(kept, identity, carried);
-    error = error ? error : put_namespaces(kept->self, identity);
+    error = error ? error : put_namespaces(kept->namespaces, identity);
     error = error ? error : put_files(kept->files, identity);
     error = error ? error : put_settings(identity);
     error = error ? error : put_root(identity);
@@ -289,26 +311,4 @@ int refl_read_state(struct refl_identity *identity, struct refl_carried *carried
 int refl_same_identity(const struct refl_identity *born, const struct refl_identity *now)
 {
     return born->size == now->size && memcmp(born->text, now->text, now->size) == 0;
-}
-
-/* How many descriptors there are is the size of the directory (Linux 6.2): behind the last none is looked for. */
-int refl_inherited(const struct refl_identity *identity, int32_t *fds, uint32_t most)
-{
-    struct stat status;
-    uint32_t count = 0;
-    if (stat("/proc/thread-self/fd", &status))
-        return -errno;
-    int64_t left = status.st_size ? status.st_size : INT64_MAX;
-    for (int32_t fd = 0; left > 0 && fd < (int32_t)identity->fd_bound; fd++) {
-        int flags = fcntl(fd, F_GETFD);
-        if (flags < 0)
-            continue;
-        left--;
-        if (flags & FD_CLOSE_ON_EXEC)
-            continue;
-        if (count == most)
-            return -EMFILE;
-        fds[count++] = fd;
-    }
-    return (int)count;
 }

@@ -16,7 +16,7 @@
 
 #define REFL_LIMITS 16u         /* RLIM_NLIMITS */
 #define REFL_CPU_WORDS 16u      /* 1024 CPUs; a machine with more is an error */
-#define REFL_FILES_MOST 253u    /* linux/socket.h: SCM_MAX_FD */
+#define REFL_OPEN_MOST 256u
 #define REFL_IDENTITY_MOST 8128u
 
 /*
@@ -26,8 +26,7 @@
  * score, core dump filter, huge pages, memory merging, MDWE; security label; session keyring.
  */
 struct refl_identity {
-    uint32_t size;
-    uint32_t fd_bound; /* no descriptor of the caller is this large; not compared */
+    uint64_t size;
     char text[REFL_IDENTITY_MOST];
 };
 
@@ -53,7 +52,11 @@ struct refl_kept {
     int32_t thread; /* whose they are; 0: none */
     int32_t self, status, stat;
     int32_t files[5];
+    int32_t namespaces[8];
     int64_t terminal;
+    int32_t open; /* the directory fd, whose size is how many descriptors are open (Linux 6.2), */
+    uint32_t open_count; /* and those that were found open the last time: host/inheritable.c */
+    int32_t open_fds[REFL_OPEN_MOST];
 };
 
 /* In the caller (read.c). All return 0 (or a count), or -errno: then something can't be told. */
@@ -69,19 +72,9 @@ int refl_read_kept(const struct refl_kept *kept, struct refl_identity *identity,
 /* 1 if a server born under `born` can serve a caller who is `now`. */
 int refl_same_identity(const struct refl_identity *born, const struct refl_identity *now);
 
-/* The descriptors that are not close-on-exec, ascending: what a program inherits. -EMFILE if there are more than `most`. */
-int refl_inherited(const struct refl_identity *identity, int32_t *fds, uint32_t most);
-
 /* In the clone (adopt.c): freestanding. Zero, or a negative errno; the caller then starts the program without the server. */
 
 /* From the state that the server was born with to the caller's. Only what differs is set. */
 int64_t refl_adopt(const struct refl_carried *born, const struct refl_carried *now);
-
-/*
- * Brings descriptors to their numbers: at[i], which is close-on-exec or not, to to[i], which then is not; at[i] is closed.
- * Numbers in `at` are distinct, so are those in `to`. A negative to[i] leaves at[i] where it is, unless its number is wanted:
- * then it moves, and at[i] is where to, above all of them. `at` is changed. What stands where none of `at` is gets replaced.
- */
-int64_t refl_place(int32_t *at, const int32_t *to, uint32_t count);
 
 #endif

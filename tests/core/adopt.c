@@ -2,7 +2,6 @@
  * A server is born, its caller's state changes, and the server adopts it: what is told of both must then be the same.
  *
  * usage: adopt CHANGE    prints "same" or "other" (the identity), then "adopted", "kept" (nothing was to adopt) or an error
- *        adopt place AT:TO ...    opens /dev/null at each AT, places, prints what is open afterwards
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -166,40 +165,9 @@ static int adopt(const char *name)
     return 0;
 }
 
-static int place(int count, char **pairs)
-{
-    int32_t at[8], to[8];
-    for (int i = 0; i < count; i++) {
-        if (sscanf(pairs[i], "%d:%d", &at[i], &to[i]) != 2)
-            return 2;
-        char name[8];
-        sprintf(name, "%d", i);
-        int fd = memfd_create(name, 0);
-        dup3(fd, at[i], O_CLOEXEC);
-        close(fd);
-    }
-    int64_t result = refl_place(at, to, (uint32_t)count);
-    if (result)
-        return 3;
-    struct refl_identity identity = {.fd_bound = 64};
-    int32_t fds[64];
-    int open_count = refl_inherited(&identity, fds, 64);
-    for (int i = 0; i < open_count; i++) {
-        char link[64] = "", path[32];
-        sprintf(path, "/proc/self/fd/%d", fds[i]);
-        if (readlink(path, link, sizeof link - 1) > 0 && !strncmp(link, "/memfd:", 7))
-            printf("%d=%c ", fds[i], link[7]);
-    }
-    for (int i = 0; i < count; i++)
-        if (to[i] < 0)
-            printf("moved %s ", fcntl(at[i], F_GETFD) == FD_CLOEXEC ? "kept" : "lost");
-    printf("\n");
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     if (argc < 2)
         return 1;
-    return strcmp(argv[1], "place") ? adopt(argv[1]) : place(argc - 2, argv + 2);
+    return adopt(argv[1]);
 }

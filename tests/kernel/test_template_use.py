@@ -8,6 +8,7 @@ import resource
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,9 @@ import reflective
 from reflective import Template
 from reflective.conform.start import parse_maps
 from reflective.errors import LoadError
+from reflective.native._core import lib
+from reflective.native.faults import Faults
+from reflective.template.hot import STARTS
 from reflective.template.key import read_by_linker
 from reflective.template.warm import Warm
 
@@ -101,6 +105,18 @@ def test_streams_and_descriptors(shell: Template, tmp_path: Path) -> None:
             same(shell, "ls /proc/self/fd")
         finally:
             os.close(high)
+
+
+def test_descriptor_that_is_taken_but_not_open(shell: Template) -> None:
+    """A thread in accept has a number for its connection already: it counts, and is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=server.accept)
+        thread.start()
+        os.set_inheritable(server.fileno(), True)
+        for _ in range(3):
+            same(shell, "ls /proc/self/fd", close_fds=False)
+        socket.create_connection(server.getsockname()).close()
+        thread.join()
 
 
 def test_swapped_streams(shell: Template) -> None:
@@ -239,6 +255,27 @@ def test_changed_library(tmp_path: Path) -> None:
         assert template.run(["main"]).returncode == 1
         (tmp_path / "early" / "libvalue.so").unlink()
         assert template.run(["main"]).returncode == 2
+
+
+def test_relative_to_another_directory(tmp_path: Path) -> None:
+    """What is looked for relative to the directory is looked for in the one that the program is started in."""
+    for name, status in (("here", 3), ("there", 4)):
+        (tmp_path / name).mkdir()
+        source = tmp_path / f"{name}.c"
+        source.write_text(f"int value(void) {{ return {status}; }}\n")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / name / "libvalue.so", source], check=True)
+    main = tmp_path / "main.c"
+    main.write_text("int value(void); int main(void) { return value(); }\n")
+    program = tmp_path / "main"
+    subprocess.run(["cc", "-o", program, main, f"-L{tmp_path / 'here'}", "-lvalue"], check=True)
+    with contextlib.chdir(tmp_path / "here"), Template(program) as template:
+        for where, status in ((None, 3), (tmp_path / "there", 4), (tmp_path / "here", 3)):
+            assert template.run(["main"], cwd=where, env={"LD_LIBRARY_PATH": "."}).returncode == status
+    (tmp_path / "here" / "run").symlink_to("/bin/true")
+    (tmp_path / "there" / "run").symlink_to("/bin/false")
+    with contextlib.chdir(tmp_path / "here"), Template("./run") as template:
+        assert template.run(["run"]).returncode == 0
+        assert template.run(["run"], cwd=tmp_path / "there").returncode == 1
 
 
 def test_script(tmp_path: Path) -> None:
@@ -453,6 +490,41 @@ def test_nothing_leaks() -> None:
 def _memory(pid: int) -> tuple[int, list[str]]:
     """A process's mappings and descriptors."""
     return len(Path(f"/proc/{pid}/maps").read_bytes().splitlines()), os.listdir(f"/proc/{pid}/fd")
+
+
+def test_clones_have_the_pages_that_starts_touch() -> None:
+    """A start has fewer page faults once others have been looked at, and no page that it writes to is another's."""
+    command = ["ls", "-l", "/"]
+
+    def faults(template: Template) -> int:
+        status, usage = os.wait4(template.spawn(command), 0)[1:]
+        assert status == 0
+        return int(usage.ru_minflt)
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    output = os.dup(1)
+    os.dup2(null, 1)
+    try:
+        with Template("/bin/ls") as template:
+            counts = [faults(template) for _ in range(STARTS + 2)]
+        with Template("/bin/ls", pool=2) as pool:
+            waited = [faults(pool) for _ in range(STARTS + 5)]
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
+        os.close(null)
+    if not _may_look_at_faults():
+        pytest.skip("perf_event_paranoid")
+    assert counts[-1] < 0.8 * counts[0]
+    assert waited[-1] <= counts[-1]
+
+
+def _may_look_at_faults() -> bool:
+    faults = Faults()
+    lib.refl_faults_open(faults.struct, os.getpid())
+    allowed = bool(faults)
+    faults.close()
+    return allowed
 
 
 def test_exported() -> None:

@@ -15,17 +15,6 @@ COMPARED = (
     "groups", "user", "saved user", "bounding set", "no new privileges", "securebits", "timer slack", "huge pages", "score",
     "core filter", "personality", "mounts", "network", "host name", "ipc", "cgroup namespace", "keyring",
 )  # fmt: skip
-# descriptors at:to, and the number=file list afterwards
-PLACED = {
-    "10:10": "10=0",
-    "10:20": "20=0",
-    "10:11 11:10": "10=1 11=0",
-    "10:11 11:12 12:13": "11=0 12=1 13=2",
-    "12:13 11:12 10:11": "11=2 12=1 13=0",
-    "10:11 11:12 12:10": "10=2 11=0 12=1",
-    "10:11 11:-1": "11=0 moved kept",
-    "10:30 11:-1 12:10": "10=2 30=0 moved kept",
-}
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +55,3 @@ def test_other_session_is_seen(harness: Path) -> None:
 def test_what_cannot_be_read_is_an_error(harness: Path) -> None:
     """Below another root there is no /proc to ask."""
     assert told(harness, "root").startswith("No such file or directory")
-
-
-@pytest.mark.parametrize("pairs", PLACED)
-def test_descriptors_are_placed(harness: Path, pairs: str) -> None:
-    assert told(harness, "place", *pairs.split()) == PLACED[pairs]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
+from _thread import _local
 from struct import Struct
+from weakref import ref
 
 from ..values import Value
 from ._core import ffi, lib
+from .faults import Faults
 from .prepare import Degradation
 from .run import SIGKILL
 
@@ -43,6 +47,11 @@ class Files(Value):
     paths: bytes
     stamps: bytes
 
+    @property
+    def relative(self) -> bool:
+        """Whether one of them depends on the directory that this process is in."""
+        return any(path[:1] != b"/" for path in self.paths.split(b"\0")[:-1])
+
 
 Pairs: TypeAlias = "tuple[tuple[int, int], ...] | None"  # descriptors: (ours, the program's), ascending by the second
 
@@ -57,6 +66,19 @@ class Attributes(Value):
 
 
 PLAIN = Attributes()
+
+
+class Start:
+    """One start. `strings` are the arguments and the environment, each with its NUL.
+
+    `descriptors` None are all that are not close-on-exec; `directory` is a descriptor, -1: where this process is.
+    """
+
+    __slots__ = ("argc", "attributes", "descriptors", "directory", "envc", "strings")
+
+    def __init__(self, descriptors: Pairs, directory: int, attributes: Attributes) -> None:
+        self.descriptors, self.directory, self.attributes = descriptors, directory, attributes
+        self.strings, self.argc, self.envc = b"", 0, 0
 
 
 class Made(Value):
@@ -80,7 +102,6 @@ class Process:
         self._socket, self._shared = sock, shared
         self._memory = ffi.from_buffer("uint8_t[]", shared)
         self._constant: _Constant = None  # type: ignore[assignment]
-        self.begun = False
         self._held: set[int] = set()
         self._next = 0
         try:
@@ -102,47 +123,32 @@ class Process:
         """What must be the same at each start."""
         self._constant.depend_on(files)
 
-    def begin(self, descriptors: Pairs, directory: int) -> None:
-        """Begins a start; `finish` or `cancel` must follow.
+    def start(self, what: Start, waiting: tuple[int, int] | None = None) -> int:
+        """The pid of the clone that becomes the program: a new one, or one that waits (its slot, its socket).
 
-        `descriptors` None are all that are not close-on-exec, `directory` (a descriptor) -1 is this process's. Raises Gone,
-        Refused: nothing has begun.
+        Raises Gone: the template is, or the waiting clone; Stale: the clone has ended; Refused: nothing has happened.
         """
-        self.cancel()
         request = self._constant.struct
-        request.slot, request.sock = self._slot(), self._socket.fileno()
-        self._constant.descriptors(descriptors, directory)
-        self._answer(lib.refl_template_begin(request))
-        self.begun = True
-
-    def finish(self, strings: bytes, argc: int, envc: int, attributes: Attributes) -> int:
-        """The pid of the clone that becomes the program. `strings` are the arguments and the environment, each with its NUL.
-
-        Raises Gone, Stale, Refused: there is no clone then.
-        """
-        alive = self._constant.strings(strings, argc, envc, attributes)
-        self.begun = False
-        pid = self._answer(lib.refl_template_finish(self._constant.struct))
+        request.slot, request.sock = waiting or (self._slot(), self._socket.fileno())
+        request.waits = waiting is not None
+        alive = self._constant.set(what)
+        pid = self._answer(lib.refl_template_start(request))
+        if waiting:
+            self._held.discard(waiting[0])
         del alive
         return pid
 
-    def go(self, waiting: tuple[int, int], pairs: Pairs, directory: int, *what: Any) -> int:
-        """The same for a clone that waits (its slot, its socket), at once. Raises Gone: it is; Stale: it has
-        ended; Refused: it waits on."""
-        request = self._constant.struct
-        request.slot, request.sock = waiting
-        self._constant.descriptors(pairs, directory)
-        alive = self._constant.strings(*what)
-        pid = self._answer(lib.refl_template_go(request))
-        self._held.discard(waiting[0])
-        del alive
-        return pid
-
-    def cancel(self) -> None:
-        """Ends the clone that has begun, if one has."""
-        if self.begun:
-            self.begun = False
-            lib.refl_template_cancel(self._constant.struct)
+    def start_looked_at(self, what: Start) -> tuple[int, Faults]:
+        """The same for a new clone, and its page faults from then on."""
+        faults = Faults()
+        self._constant.struct.faults = faults.struct
+        try:
+            return self.start(what), faults
+        except BaseException:
+            faults.close()
+            raise
+        finally:
+            self._constant.struct.faults = ffi.NULL
 
     def order(self) -> tuple[int, int]:
         """Asks for a clone that waits; its pid will be the next answer. Returns its slot, and our end of its socket."""
@@ -158,25 +164,26 @@ class Process:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)
 
-    def ahead(self, pages: list[int], ranges: list[tuple[int, int]]) -> None:
-        """What waiting clones do ahead: pages that they make their own, and ranges (start, size) of files that they map."""
-        flat = [number for pair in ranges for number in pair]
-        lib.refl_template_ahead(
-            self._memory, ffi.new("uint64_t[]", pages), len(pages), ffi.new("uint64_t[]", flat), len(ranges)
-        )
+    def ahead(self, calls: list[tuple[int, int, int]]) -> None:
+        """What waiting clones populate ahead: calls of madvise (start, size, advice), 1200 at most."""
+        lib.refl_template_ahead(self._memory, _flat(calls), len(calls))
+
+    def advise(self, own: list[int], calls: list[tuple[int, int, int]]) -> None:
+        """The template gets its own copies of pages, whatever their protection, and then makes such calls. Raises Gone."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
+            for page in own:
+                os.pwrite(memory.fileno(), os.pread(memory.fileno(), 1, page), page)
+        self._answer(lib.refl_template_advise(self._memory, self._slot(), self._socket.fileno(), _flat(calls), len(calls)))
 
     def end(self) -> None:
         """Kills and reaps it."""
-        self.cancel()
         self.forget()
         reap(self.pid, kill=True)
 
     def forget(self) -> None:
         """Releases what this process has of it: all there is to do in a child made by fork."""
         self._socket.close()
-        self.begun = False
-        if self._constant:
-            self._constant.end()
+        del self._constant
         ffi.release(self._memory)
         self._shared.close()
 
@@ -206,18 +213,14 @@ class _Constant:
     """struct refl_clone, with all that is the same for every start."""
 
     def __init__(self, memory: Any, made: Made, low: int, brk_pages: int) -> None:
-        kept = ffi.new("uint8_t[]", lib.refl_kept_size())
         mm = ffi.from_buffer("uint8_t[]", made.mm)
         self._fds, self._targets = ffi.new("int32_t[]", DESCRIPTORS), ffi.new("int32_t[]", DESCRIPTORS)
-        self._alive: list[object] = [kept, mm]
-        self._kept = ffi.cast("struct refl_kept *", kept)
-        if lib.refl_keep(self._kept):
-            self._kept = ffi.NULL
+        self._alive: list[object] = [kept := _kept(), mm]
         self._last: Attributes | None = None
         self.struct = request = ffi.new("struct refl_clone *")
         request.shared, request.strings_low, request.mm = memory, low, mm
         request.brk_low, request.brk_pages = made.brk_low, brk_pages
-        request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), self._kept
+        request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), kept.struct
         request.fds, request.targets = self._fds, self._targets
 
     def depend_on(self, files: Files) -> None:
@@ -226,23 +229,19 @@ class _Constant:
         self._alive += [paths, known]
         self.struct.paths, self.struct.paths_size, self.struct.stamps = paths, len(files.paths), known
 
-    def descriptors(self, pairs: Pairs, directory: int) -> None:
-        """Sets what `begin` sends."""
-        self.struct.inherit, self.struct.directory = pairs is None, directory
-        if pairs is None:
-            return
-        self.struct.fd_count = len(pairs)
-        for index, (ours, its) in enumerate(pairs):
-            self._fds[index], self._targets[index] = ours, its
-
-    def strings(self, strings: bytes, argc: int, envc: int, wanted: Attributes) -> object:
+    def set(self, what: Start) -> object:
         """Sets the rest, attributes only if they are not those of the last start; returns what must live until the call."""
         request = self.struct
-        request.strings = alive = ffi.from_buffer("char[]", strings)
-        request.strings_size, request.argc, request.envc = len(strings), argc, envc
-        if wanted is not self._last:
-            self._last = wanted
-            self._attributes(wanted)
+        request.inherit, request.directory = what.descriptors is None, what.directory
+        if what.descriptors is not None:
+            request.fd_count = len(what.descriptors)
+            for index, (ours, its) in enumerate(what.descriptors):
+                self._fds[index], self._targets[index] = ours, its
+        request.strings = alive = ffi.from_buffer("char[]", what.strings)
+        request.strings_size, request.argc, request.envc = len(what.strings), what.argc, what.envc
+        if what.attributes is not self._last:
+            self._last = what.attributes
+            self._attributes(what.attributes)
         return alive
 
     def _attributes(self, wanted: Attributes) -> None:
@@ -250,10 +249,30 @@ class _Constant:
         request.to_default, request.to_ignore = wanted.to_default, wanted.to_ignore
         request.umask, request.new_session = wanted.umask, wanted.new_session
 
-    def end(self) -> None:
-        """Closes what is kept open."""
-        if self._kept:
-            lib.refl_drop(self._kept)
+
+class _Kept:
+    """What this thread's state is read from: descriptors, closed with the last template that has been made here."""
+
+    def __init__(self) -> None:
+        self._memory = ffi.new("uint8_t[]", lib.refl_kept_size())
+        self.struct = ffi.cast("struct refl_kept *", self._memory)
+        if lib.refl_keep(self.struct):
+            self.struct = ffi.NULL
+
+    def __del__(self) -> None:
+        if self.struct:
+            lib.refl_drop(self.struct)
+
+
+_thread = _local()
+
+
+def _kept() -> _Kept:
+    known: _Kept | None = getattr(_thread, "kept", lambda: None)()
+    if known is None:
+        known = _Kept()
+        _thread.kept = ref(known)
+    return known
 
 
 def reap(pid: int, *, kill: bool = False) -> None:
@@ -268,6 +287,10 @@ def reap(pid: int, *, kill: bool = False) -> None:
         pass
 
 
+def _flat(calls: list[tuple[int, int, int]]) -> Any:
+    return ffi.new("uint64_t[]", [number for call in calls for number in call])
+
+
 def birth() -> Any:
     """What a template will have of this process, if it is made now: struct refl_birth. Raises OSError if it can't be told."""
     raw = ffi.new("uint8_t[]", lib.refl_birth_size())
@@ -280,7 +303,7 @@ def birth() -> Any:
 def inheritable() -> list[int]:
     """This process's descriptors that are not close-on-exec, ascending. Raises OSError: EMFILE, more than DESCRIPTORS."""
     fds = ffi.new("int32_t[]", DESCRIPTORS)
-    count = lib.refl_inheritable(fds, DESCRIPTORS)
+    count = lib.refl_inheritable(ffi.NULL, fds, DESCRIPTORS)
     if count < 0:
         raise OSError(-count, os.strerror(-count))
     return list(fds[0:count])

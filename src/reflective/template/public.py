@@ -15,8 +15,8 @@ from ..native.child import Setup
 from ..native.prepare import Degradation, Request
 from ..native.run import addresses_fixed
 from ..native.system import environment_block
-from ..native.template import PLAIN, Attributes, Files, Gone, Pairs, Refused, Stale
-from ..plan.build import build
+from ..native.template import PLAIN, Files, Gone, Refused, Stale, Start
+from ..plan.build import LoadPlan, build
 from ..plan.stack import encode
 from ..process import PIPE, CalledProcessError, CompletedProcess, Word
 from . import key
@@ -134,7 +134,7 @@ class Template:
     def _start(self, argv: Sequence[Word], env: Mapping[Any, Any] | None, setup: Setup | None) -> int | None:
         """The pid of a clone that becomes the program; None if the ordinary way must be taken."""
         if setup is None:
-            return self._attempts(argv, env, None, PLAIN, -1)
+            return self._attempts(argv, env, Start(None, -1, PLAIN))
         if setup.changes_identity or setup.process_group >= 0:
             return None
         try:
@@ -142,11 +142,9 @@ class Template:
         except OSError:
             return None
         with directory(setup.cwd) as where:
-            return self._attempts(argv, env, fds, attributes(setup), where)
+            return self._attempts(argv, env, Start(fds, where, attributes(setup)))
 
-    def _attempts(
-        self, argv: Sequence[Word], env: Mapping[Any, Any] | None, fds: Pairs, wanted: Attributes, where: int
-    ) -> int | None:
+    def _attempts(self, argv: Sequence[Word], env: Mapping[Any, Any] | None, what: Start) -> int | None:
         with self._lock:
             if self._closed:
                 raise ValueError("the template is closed")
@@ -154,7 +152,7 @@ class Template:
                 self._drop()
             for _ in range(ATTEMPTS):
                 try:
-                    return self._attempt(argv, env, fds, wanted, where)
+                    return self._attempt(argv, env, what)
                 except Refused:
                     return None
                 except Gone:
@@ -166,39 +164,19 @@ class Template:
                         return None
         return None
 
-    def _attempt(
-        self, argv: Sequence[Word], env: Mapping[Any, Any] | None, fds: Pairs, wanted: Attributes, where: int
-    ) -> int | None:
-        """One attempt. The template that was used last begins already, before it is known whether it is the right one."""
-        ahead = self._latest
-        if ahead is not None:
-            ahead.begin(fds, where)
-        try:
-            words = [encode(word) for word in argv]
-            block = environment_block() if env is None else process._packed(env)[1]
-            one, strings, argc = self._choose(words, block)
-        except BaseException:
-            if ahead is not None:
-                ahead.cancel()
-            raise
-        if one is not ahead:
-            if ahead is not None:
-                ahead.cancel()
-            if one is None:
-                return None
-            self._latest = one
-            one.begin(fds, where)
-        return one.finish(strings, argc, block.count(b"\0"), wanted) if one else None
-
-    def _choose(self, words: list[bytes], environment: bytes) -> tuple[Warm | None, bytes, int]:
-        """The template for such a start (None: there can be none), its strings, how many of them are arguments."""
-        plan, argv = self._plan, self._plan.argv(words)
-        strings = b"\0".join([*argv, environment])
-        one = self._for(len(strings), environment)
+    def _attempt(self, argv: Sequence[Word], env: Mapping[Any, Any] | None, what: Start) -> int | None:
+        words = process._joined(argv)
+        block = environment_block() if env is None else process._packed(env)[1]
+        what.envc = block.count(b"\0")
+        plan = self._plan
+        what.argc, what.strings = _strings(plan, words, block)
+        one = self._for(len(what.strings), block)
         if self._plan is not plan:  # another #! line, perhaps
-            argv = self._plan.argv(words)
-            strings = b"\0".join([*argv, environment])
-        return one, strings, len(argv)
+            what.argc, what.strings = _strings(self._plan, words, block)
+        if one is None or (what.directory >= 0 and one.files.relative):
+            return None
+        self._latest = one
+        return one.start(what)
 
     def _for(self, size: int, environment: bytes) -> Warm | None:
         if environment != self._last[0]:
@@ -229,6 +207,15 @@ class Template:
         if one is not None:
             one.end()
         self._warm = {strings: other for strings, other in self._warm.items() if other is not one}
+
+
+def _strings(plan: LoadPlan, words: tuple[int, bytes], block: bytes) -> tuple[int, bytes]:
+    """How many arguments, and they and the environment, each with its NUL."""
+    argc, joined = words
+    if argc and not plan.prefix:
+        return argc, joined + block
+    argv = plan.argv(joined.split(b"\0")[:-1])
+    return len(argv), b"\0".join([*argv, block])
 
 
 class _Popen(process.Popen):

@@ -7,51 +7,45 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from ..elf import linker
+from ..native.faults import Faults
 from ..native.prepare import Request
-from ..native.template import Files, Gone, Pairs, Process, Refused, Stale, reap
+from ..native.template import Files, Gone, Process, Refused, Stale, Start, reap
 from ..native.template_make import make
 from ..proc import maps
 from . import key
+from .hot import Hot
 
 ROOM = 2048  # bytes that arguments and environment may be longer than those of the start that a template is made for
-LARGE = 6 << 20  # bytes
-PRESENT, OF_FILE = 1 << 63, 1 << 61  # /proc/PID/pagemap
+LOOKED_AT_S = 0.05  # a program that has run so long has started
 
 
 class Warm:
     """A template that lives, until `end`, and its clones that wait."""
 
-    def __init__(self, process: Process, files: Files, pool: int) -> None:
+    def __init__(self, process: Process, files: Files, hot: Hot, pool: int) -> None:
         self.process, self.files = process, files
+        self._hot: Hot | None = hot
+        self._seen: tuple[Faults, float] | None = None  # of a start that was looked at, and when
         self.born = time.monotonic()
         self._pool = pool
         self._waiting: deque[tuple[int, int, int]] = deque()  # pid, slot, our end of the socket
         self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are the template's next answers
-        self._wish: tuple[Pairs, int] = None, -1
         process.depend_on(files)
+        process.ahead(hot.ahead())
         self.fill()
 
-    def begin(self, descriptors: Pairs, directory: int) -> None:
-        """Begins a start; `finish` or `cancel` must follow. Raises Gone, Refused: nothing has begun."""
-        self._wish = descriptors, directory
-        if not self._waiting and not self._ordered:
-            self.process.begin(descriptors, directory)
-
-    def cancel(self) -> None:
-        """Ends what has begun."""
-        self.process.cancel()
-
-    def finish(self, *what: Any) -> int:
-        """The pid of the program; `what` as in native.template.Process.finish. Raises Gone, Stale, Refused: there is none."""
+    def start(self, what: Start) -> int:
+        """The pid of the program; raises Gone, Stale, Refused as native.template.Process.start: there is none then."""
+        if self._hot and self._look(self._hot):
+            return self._looked_at(what)
         while self._waiting or self._ordered:
             if not self._waiting:
                 self.collect()
             pid, slot, sock = self._waiting[0]
             try:
-                self.process.go((slot, sock), *self._wish, *what)
+                self.process.start(what, (slot, sock))
             except Gone:  # it was killed, which is no reason not to take the next
                 self._end_first()
                 continue
@@ -65,9 +59,32 @@ class Warm:
                 with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
                     self.fill()
             return pid
-        if not self.process.begun:
-            self.process.begin(*self._wish)
-        return self.process.finish(*what)
+        return self.process.start(what)
+
+    def _look(self, hot: Hot) -> bool:
+        """Whether the next start is to be looked at: learns from the last one that was, if it is over."""
+        if self._seen:
+            faults, since = self._seen
+            if not faults.ended and time.monotonic() - since < LOOKED_AT_S:
+                return False
+            self._seen = None
+            own, calls = hot.learn(faults.pages())
+            faults.close()
+            self.process.advise(own, calls)
+            self.process.ahead(hot.ahead())
+        if not hot.learning:
+            self._hot = None
+        return hot.learning
+
+    def _looked_at(self, what: Start) -> int:
+        """A start of a clone that is made now, of the template as it is now."""
+        self.collect()
+        pid, faults = self.process.start_looked_at(what)
+        if faults:
+            self._seen = faults, time.monotonic()
+        else:
+            self._hot = None
+        return pid
 
     def _end_first(self) -> None:
         pid, _, sock = self._waiting.popleft()
@@ -91,6 +108,7 @@ class Warm:
 
     def end(self) -> None:
         """Ends the template and the clones that wait, and reaps them."""
+        self._close_seen()
         while self._ordered:
             with contextlib.suppress(Gone, Refused):
                 self.collect()
@@ -100,9 +118,15 @@ class Warm:
 
     def forget(self) -> None:
         """In a child made by fork: they are not its own."""
+        self._close_seen()
         for sock in (*(sock for _, sock in self._ordered), *(sock for _, _, sock in self._waiting)):
             os.close(sock)
         self.process.forget()
+
+    def _close_seen(self) -> None:
+        if self._seen:
+            self._seen[0].close()
+            self._seen = None
 
 
 def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Warm:
@@ -121,9 +145,7 @@ def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Wa
         if not key.same(before):
             raise Gone("changed while it was made")
         files = key.files(key.files_of(plan, strings, _loaded(space)))
-        if pool:
-            process.ahead(_written(process.pid, space), _read(space))
-        return Warm(process, files, pool)
+        return Warm(process, files, Hot(process.pid, space), pool)
     except BaseException:
         process.end()
         raise
@@ -140,23 +162,3 @@ def _loaded(space: tuple[maps.Mapping, ...]) -> list[str]:
         if (status.st_dev, status.st_ino) != identity:
             raise Gone(f"{path} is another file now")
     return list(found)
-
-
-def _read(space: tuple[maps.Mapping, ...]) -> list[tuple[int, int]]:
-    """The code and constants of files, unless there is so much that most of it will not be needed."""
-    ranges = [(one.start, one.end - one.start) for one in space if one.file and not one.shared and not one.prot & 2]
-    return ranges if sum(size for _, size in ranges) <= LARGE else []
-
-
-def _written(pid: int, space: tuple[maps.Mapping, ...]) -> list[int]:
-    """Addresses of writable pages that the dynamic linker has written to."""
-    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as file:
-        pages = []
-        for one in space:
-            if one.prot & 2 and not one.shared:
-                entries = os.pread(file.fileno(), (one.end - one.start) >> 9, one.start >> 9)
-                for number in range(len(entries) // 8):
-                    entry = int.from_bytes(entries[8 * number : 8 * number + 8], "little")
-                    if entry & PRESENT and not entry & OF_FILE:
-                        pages.append(one.start + 4096 * number)
-        return pages
