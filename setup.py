@@ -25,7 +25,7 @@ class BuildCore(build_ext):
             where = Path(self.build_temp).absolute() / "blob"
             where.mkdir(parents=True, exist_ok=True)
             compiler = self.compiler.compiler_so[0]
-            blob = [BLOB / name for name in ("executor.c", "state.c", "tail.S")]
+            blob = [BLOB / name for name in ("executor.c", "perform.c", "state.c", "tail.S")]
             zygote = [ZYGOTE / "zygote.c", *blob]
             template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c", "../zygote/adopt.c")]
             code = {
@@ -49,6 +49,7 @@ def flat_header(compiler: str, where: Path, name: str, sources: list[Path], scri
         "-Wl,--build-id=none",
         "-Wl,--orphan-handling=error",
         f"-Wl,-T,{script}",
+        f"-Wl,-e,{name}_entry",
     ]
     subprocess.run([compiler, *BLOB_FLAGS, *map(str, sources), *linking, "-o", linked], check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", linked, str(flat)], check=True)
