@@ -26,7 +26,7 @@ class BuildCore(build_ext):
             where.mkdir(parents=True, exist_ok=True)
             compiler = self.compiler.compiler_so[0]
             blob = [BLOB / name for name in ("executor.c", "perform.c", "state.c", "tail.S")]
-            zygote = [ZYGOTE / "zygote.c", *blob]
+            zygote = [*(ZYGOTE / name for name in ("edges.S", "zygote.c", "settle.c")), BLOB / "perform.c", BLOB / "state.c"]
             template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c", "../zygote/adopt.c")]
             code = {
                 "blob": (blob, BLOB / "blob.ld"),
