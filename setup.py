@@ -25,8 +25,8 @@ class BuildCore(build_ext):
             where = Path(self.build_temp).absolute() / "blob"
             where.mkdir(parents=True, exist_ok=True)
             compiler = self.compiler.compiler_so[0]
-            blob = [BLOB / name for name in ("executor.c", "state.c", "tail.S")]
-            zygote = [ZYGOTE / "zygote.c", *blob]
+            blob = [BLOB / name for name in ("executor.c", "perform.c", "state.c", "tail.S")]
+            zygote = [*(ZYGOTE / name for name in ("edges.S", "zygote.c", "settle.c")), BLOB / "perform.c", BLOB / "state.c"]
             template = [TEMPLATE / name for name in ("entry.S", "serve.c", "become.c", "../zygote/adopt.c")]
             code = {
                 "blob": (blob, BLOB / "blob.ld"),
@@ -49,6 +49,7 @@ def flat_header(compiler: str, where: Path, name: str, sources: list[Path], scri
         "-Wl,--build-id=none",
         "-Wl,--orphan-handling=error",
         f"-Wl,-T,{script}",
+        f"-Wl,-e,{name}_entry",
     ]
     subprocess.run([compiler, *BLOB_FLAGS, *map(str, sources), *linking, "-o", linked], check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", linked, str(flat)], check=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-FREESTANDING = {"blob", "template", "adopt.c", "zygote.c"}  # compiled by setup.py, into headers
+FREESTANDING = {"blob", "template", "adopt.c", "settle.c", "zygote.c"}  # compiled by setup.py, into headers
 SOURCES = sorted(str(path) for path in Path("csrc").rglob("*.c") if not FREESTANDING & {*path.parts})
 # Without these an edited header, or blob, would ship the old binary silently.
 DEPENDS = sorted(

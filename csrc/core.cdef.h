@@ -36,17 +36,49 @@ int64_t refl_spawn(struct refl_start *start);
 /* This process becomes the program. -errno if that could not even begin. */
 int64_t refl_replace(struct refl_start *start);
 
-/* What all starts of a program by way of a zygote have in common (csrc/zygote). */
+/* What a zygote does (csrc/zygote): written once for a program, behind the page of the file that it maps. Followed by op_count
+ * operations, whose parameters are added in the zygote; offsets are from the start of this struct. */
+struct refl_orders {
+    uint64_t shape_size; /* bytes that the kernel has mapped of the executed file */
+    uint64_t top; /* the parameter that is where they are: PARAM_INTERP, PARAM_EXE (a static PIE), PARAM_NONE */
+    uint64_t image[4]; /* start_code, end_code, start_data, end_data; less the executable's load bias */
+    uint64_t phdr, phnum; /* AT_PHDR, less the load bias, and AT_PHNUM */
+    uint64_t program_entry; /* AT_ENTRY, less the load bias */
+    uint64_t entry; /* where to start, less parameter entry_param */
+    uint64_t entry_param;
+    uint64_t gadget; /* the vdso's last system call, less AT_SYSINFO_EHDR */
+    uint64_t set_exe; /* 1: PARAM_EXE_FD becomes /proc/PID/exe */
+    uint64_t path; /* offset of AT_EXECFN's string, and its size with the NUL */
+    uint64_t path_size;
+    uint64_t data; /* offset of what operations point to through PARAM_DATA */
+    uint64_t op_count;
+};
+
+/* A file that this process keeps open, and what it is: somebody may close it, and another get its number. */
+struct refl_memfd {
+    int32_t fd;
+    uint64_t device;
+    uint64_t inode;
+};
+
+/* What all starts of a program by way of a zygote have in common for the caller. */
 struct refl_recipe {
-    const struct refl_start *start; /* but for strings and stack; what is late, as if the zygote's mmap base were 0 */
-    const char *path;               /* AT_EXECFN */
-    const char *paths[3];           /* executable, interpreter, script; NULL: there is none */
-    uint64_t identities[3][4];      /* device, inode, size, time of modification in ns */
-    uint64_t late;                  /* bit: parameter that the mmap base is added to */
-    uint64_t vdso_image;            /* bytes from AT_SYSINFO_EHDR to the end of the vdso */
-    uint64_t ids[4];                /* real and effective user, real and effective group that it was made for */
-    uint64_t capabilities;          /* and the effective capabilities */
-    uint64_t by_path;               /* 1: for a path, which by now might be for a handler of binfmt_misc */
+    struct refl_memfd shape; /* the zygote's file that is executed */
+    struct refl_memfd body; /* the one with its orders, body_size bytes at body_offset */
+    uint64_t body_offset;
+    uint64_t body_size;
+    uint64_t path_size; /* of AT_EXECFN's string, with the NUL */
+    uint64_t exe_low; /* the executable is drawn: exe_low and up to exe_pages (a mask) more pages, rounded down to */
+    uint64_t exe_pages; /*   exe_align, is where its first segment goes; exe_first is that one's p_vaddr */
+    uint64_t exe_align;
+    uint64_t exe_first;
+    uint64_t brk; /* the heap: here, less the load bias, and less than brk_pages pages more; brk_least at least */
+    uint64_t brk_pages;
+    uint64_t brk_least;
+    const char *paths[3]; /* executable, interpreter, script; NULL: there is none */
+    uint64_t identities[3][4]; /* device, inode, size, time of modification in ns */
+    uint64_t capabilities; /* the effective ones that it was made for */
+    uint64_t by_path; /* 1: for a path, which by now might be for a handler of binfmt_misc */
 };
 
 /* What is done in the child first. */
@@ -62,8 +94,14 @@ struct refl_wishes {
 /* A child that is the program, at a cost that does not grow with this process: its pid, or -errno, and then nothing has happened
  * that could not be tried again by refl_spawn. -ESTALE: the recipe must be made anew. `env` NULL: C's environ. */
 int64_t refl_launch(const struct refl_recipe *recipe, const char *argv, uint64_t argv_size, uint64_t argc, const char *env,
-                    uint64_t env_size, uint64_t envc, const char *random, uint64_t exe, uint64_t brk, uint64_t stack_top,
-                    uint64_t shuffle, const struct refl_wishes *wishes);
+                    uint64_t env_size, uint64_t envc, const struct refl_wishes *wishes);
+
+/* 0 if orders (struct refl_orders and what follows it, `size` bytes) are such as a load can have, or -errno. `exe` is a load bias
+ * that the executable may have. */
+int refl_check_orders(const uint8_t *bytes, uint64_t size, uint64_t exe, uint64_t task_end);
+
+/* The zygote's code, of the size returned; out may be NULL. It runs anywhere, at offset 256 of a page. */
+uint64_t refl_zygote_code(uint8_t *out);
 
 /* 1 if the kernel refuses to change [start, end): sealed system mappings. */
 int refl_sealed(uint64_t start, uint64_t end);

@@ -95,6 +95,15 @@ struct refl_report {
 };
 _Static_assert(sizeof(struct refl_report) == 24, "run.py unpacks 24 bytes");
 
+/* linux/prctl.h: struct prctl_mm_map */
+struct refl_mm {
+    uint64_t start_code, end_code, start_data, end_data, start_brk, brk;
+    uint64_t start_stack, arg_start, arg_end, env_start, env_end;
+    uint64_t auxv;
+    uint32_t auxv_size, exe_fd;
+};
+_Static_assert(sizeof(struct refl_mm) == 104, "the kernel's layout");
+
 /*
  * The blob's area: one page of code, whose last REFL_FRAME_ROOM bytes are the frame (so that a single page suffices where the
  * last step can't unmap it), then its stack, then everything the job points to.

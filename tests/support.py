@@ -13,7 +13,7 @@ from reflective.conform.variants import PROGRAMS as WITNESSES
 
 PROGRAMS = Path(__file__).parent / "programs"
 CSRC = Path(__file__).parents[1] / "csrc"
-FREESTANDING = {"blob", "template", "adopt.c", "zygote.c"}  # as csrc/build.py has it
+FREESTANDING = {"blob", "template", "adopt.c", "settle.c", "zygote.c"}  # as csrc/build.py has it
 HOST_SOURCES = sorted(str(path) for path in CSRC.rglob("*.c") if not FREESTANDING & {*path.relative_to(CSRC).parts})
 INCLUDES = f"-I{WITNESSES}"  # sys.h
 

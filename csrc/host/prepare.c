@@ -22,15 +22,6 @@
 
 _Static_assert(sizeof blob_bytes <= REFL_PAGE - REFL_FRAME_ROOM, "the blob and the frame share a page");
 
-/* linux/prctl.h: struct prctl_mm_map */
-struct mm_map {
-    uint64_t start_code, end_code, start_data, end_data, start_brk, brk;
-    uint64_t start_stack, arg_start, arg_end, env_start, env_end;
-    uint64_t auxv;
-    uint32_t auxv_size, exe_fd;
-};
-_Static_assert(sizeof(struct mm_map) == 104, "the kernel's layout");
-
 /* The area's parts behind the blob's stack, as offsets; every sum is checked before it is used. */
 struct parts {
     uint64_t job, ops, mm, data, image, image_size, end;
@@ -52,7 +43,7 @@ static int parts_of(const struct refl_start *start, const struct stack *stack, s
     p->ops = at;
     error = error ? error : add(&at, start->op_count * sizeof(struct refl_op));
     p->mm = at;
-    error = error ? error : add(&at, sizeof(struct mm_map));
+    error = error ? error : add(&at, sizeof(struct refl_mm));
     p->data = at;
     error = error ? error : add(&at, start->data_size);
     p->image = at;
@@ -61,37 +52,21 @@ static int parts_of(const struct refl_start *start, const struct stack *stack, s
     return error;
 }
 
-int area_measure(const struct refl_start *start, size_t *size)
+int area_create(const struct refl_start *start, struct area *area)
 {
     struct stack stack;
     struct parts parts;
     int error = stack_layout(start, &stack);
     error = error ? error : parts_of(start, &stack, &parts);
-    if (error == 0)
-        *size = parts.end;
-    return error;
-}
-
-int area_create(const struct refl_start *start, struct area *area)
-{
-    size_t size;
-    int error = area_measure(start, &size);
     if (error)
         return error;
     void *want = (void *)start->params[PARAM_BLOB];
     if (!want)
         return -EINVAL;
-    void *base = mmap(want, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void *base = mmap(want, parts.end, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (base == MAP_FAILED)
         return -errno;
-    *area = (struct area){
-        .base = base,
-        .size = size,
-        .at = (uint64_t)base,
-        .frame = (uint8_t *)base + REFL_PAGE - REFL_FRAME_ROOM,
-        .frame_at = (uint64_t)base + REFL_PAGE - REFL_FRAME_ROOM,
-        .stack_top = (uint8_t *)base + REFL_PAGE + REFL_BLOB_STACK,
-    };
+    *area = (struct area){.base = base, .size = parts.end};
     if (base == want)
         return 0;
     area_destroy(area);
@@ -103,32 +78,29 @@ void area_destroy(struct area *area)
     munmap(area->base, area->size);
 }
 
-/* The sum of an operation with a late parameter is made in the child, from addresses that the kernel has chosen there. */
-static int fill_ops(const struct refl_start *start, uint64_t late, struct refl_op *ops)
+static int fill_ops(const struct refl_start *start, struct refl_op *ops)
 {
     memcpy(ops, start->ops, start->op_count * sizeof *ops);
     for (struct refl_op *op = ops; op < ops + start->op_count; op++) {
         if (op->kind >= OP_COUNT)
             return -EINVAL;
-        uint64_t used = 0;
         for (int i = 0; i < 6; i++) {
             if (op->param[i] >= PARAM_COUNT)
                 return -EINVAL;
             op->arg[i] += start->params[op->param[i]];
-            used |= 1ul << op->param[i];
         }
-        int error = used & late ? 0 : check_op(op, start->params, start->data_size);
+        int error = check_op(op, start->params, start->data_size);
         if (error)
             return error;
     }
     return 0;
 }
 
-static void fill_mm(const struct refl_start *start, const struct stack *stack, uint64_t auxv, struct mm_map *mm)
+static void fill_mm(const struct refl_start *start, const struct stack *stack, uint64_t auxv, struct refl_mm *mm)
 {
     const uint64_t *image = start->image;
     uint64_t bias = start->params[PARAM_EXE], brk = start->params[PARAM_BRK];
-    *mm = (struct mm_map){
+    *mm = (struct refl_mm){
         .start_code = image[0] + bias,
         .end_code = image[1] + bias,
         .start_data = image[2] + bias,
@@ -149,62 +121,15 @@ static void fill_mm(const struct refl_start *start, const struct stack *stack, u
 /* Where the blob's tail lets the kernel go on: in the vdso, which unmaps the area, or at the program's entry. */
 static void fill_end(const struct refl_start *start, struct area *area, uint64_t entry, uint64_t sp, uint64_t sigmask)
 {
-    area->job->frame = area->frame_at;
+    uint64_t base = (uint64_t)area->base;
+    area->job->frame = base + REFL_PAGE - REFL_FRAME_ROOM;
     if (start->gadget) {
-        frame_write(area->frame, start->params[PARAM_VDSO_NEW] + start->gadget, sp - 8, SYS_munmap, area->at, area->size,
-                    sigmask);
+        frame_write(area->frame, start->params[PARAM_VDSO_NEW] + start->gadget, sp - 8, SYS_munmap, base, area->size, sigmask);
         return;
     }
-    area->job->drop = area->at + REFL_PAGE;
+    area->job->drop = base + REFL_PAGE;
     area->job->drop_size = area->size - REFL_PAGE;
     frame_write(area->frame, entry, sp, 0, 0, 0, sigmask);
-}
-
-int area_fill(struct refl_start *start, struct area *area, uint64_t sigmask)
-{
-    struct stack stack;
-    struct parts parts;
-    uint8_t *base = area->base;
-    uint64_t *params = start->params;
-    int error = stack_layout(start, &stack);
-    error = error ? error : parts_of(start, &stack, &parts);
-    if (error || parts.end != area->size || start->entry_param >= PARAM_COUNT)
-        return error ? error : -EINVAL;
-
-    uint64_t entry = start->entry + params[start->entry_param];
-    uint8_t *image = base + parts.image;
-    if (start->gadget)
-        memcpy(image, &entry, 8);
-    error = stack_write(start, &stack, image + 8);
-    if (error)
-        return error;
-    fill_mm(start, &stack, area->at + parts.image + 8 + (stack.auxv - stack.sp), (struct mm_map *)(base + parts.mm));
-    memcpy(base + parts.data, start->data, start->data_size);
-
-    uint64_t below = start->gadget ? 8 : 0;
-    params[PARAM_BLOB_END] = area->at + area->size;
-    params[PARAM_DATA] = area->at + parts.data;
-    params[PARAM_STACK_LOW] = stack.low;
-    params[PARAM_STACK_SIZE] = stack.top - stack.low;
-    params[PARAM_SP] = stack.sp;
-    params[PARAM_IMAGE_AT] = stack.sp - below;
-    params[PARAM_IMAGE] = area->at + parts.image + 8 - below;
-    params[PARAM_IMAGE_SIZE] = stack.top - stack.sp + below;
-    params[PARAM_MM] = area->at + parts.mm;
-    params[PARAM_EXECFD_AT] = stack.execfd ? area->at + parts.image + 8 + (stack.execfd - stack.sp) : 0;
-    rseq_registered(&params[PARAM_RSEQ], &params[PARAM_RSEQ_SIZE]);
-
-    error = fill_ops(start, area->late, (struct refl_op *)(base + parts.ops));
-    if (error)
-        return error;
-    area->job = (struct refl_job *)(base + parts.job);
-    *area->job = (struct refl_job){
-        .ops = (const struct refl_op *)(area->at + parts.ops),
-        .count = start->op_count,
-        .report_fd = (int64_t)params[PARAM_REPORT_FD],
-    };
-    fill_end(start, area, entry, stack.sp, sigmask);
-    return 0;
 }
 
 /*
@@ -229,11 +154,52 @@ static int from_a_file(uint8_t *page)
 
 int prepare(struct refl_start *start, struct area *area, uint64_t sigmask)
 {
-    int error = area_fill(start, area, sigmask);
+    struct stack stack;
+    struct parts parts;
+    uint8_t *base = area->base;
+    uint64_t *params = start->params;
+    int error = stack_layout(start, &stack);
+    error = error ? error : parts_of(start, &stack, &parts);
+    if (error || parts.end != area->size || start->entry_param >= PARAM_COUNT)
+        return error ? error : -EINVAL;
+
+    uint64_t entry = start->entry + params[start->entry_param];
+    uint8_t *image = base + parts.image;
+    if (start->gadget)
+        memcpy(image, &entry, 8);
+    error = stack_write(start, &stack, image + 8);
     if (error)
         return error;
-    memcpy(area->base, blob_bytes, sizeof blob_bytes);
-    if (mprotect(area->base, REFL_PAGE, PROT_READ | PROT_EXEC) == 0)
+    fill_mm(start, &stack, (uint64_t)base + parts.image + 8 + (stack.auxv - stack.sp), (struct refl_mm *)(base + parts.mm));
+    memcpy(base + parts.data, start->data, start->data_size);
+
+    uint64_t below = start->gadget ? 8 : 0;
+    params[PARAM_BLOB_END] = (uint64_t)base + area->size;
+    params[PARAM_DATA] = (uint64_t)base + parts.data;
+    params[PARAM_STACK_LOW] = stack.low;
+    params[PARAM_STACK_SIZE] = stack.top - stack.low;
+    params[PARAM_SP] = stack.sp;
+    params[PARAM_IMAGE_AT] = stack.sp - below;
+    params[PARAM_IMAGE] = (uint64_t)image + 8 - below;
+    params[PARAM_IMAGE_SIZE] = stack.top - stack.sp + below;
+    params[PARAM_MM] = (uint64_t)base + parts.mm;
+    params[PARAM_EXECFD_AT] = stack.execfd ? (uint64_t)image + 8 + (stack.execfd - stack.sp) : 0;
+    rseq_registered(&params[PARAM_RSEQ], &params[PARAM_RSEQ_SIZE]);
+
+    error = fill_ops(start, (struct refl_op *)(base + parts.ops));
+    if (error)
+        return error;
+    area->job = (struct refl_job *)(base + parts.job);
+    *area->job = (struct refl_job){
+        .ops = (const struct refl_op *)(base + parts.ops),
+        .count = start->op_count,
+        .report_fd = (int64_t)params[PARAM_REPORT_FD],
+    };
+    area->frame = base + REFL_PAGE - REFL_FRAME_ROOM;
+    area->stack_top = base + REFL_PAGE + REFL_BLOB_STACK;
+    fill_end(start, area, entry, stack.sp, sigmask);
+    memcpy(base, blob_bytes, sizeof blob_bytes);
+    if (mprotect(base, REFL_PAGE, PROT_READ | PROT_EXEC) == 0)
         return 0;
-    return errno == EACCES ? from_a_file(area->base) : -errno;
+    return errno == EACCES ? from_a_file(base) : -errno;
 }

@@ -9,16 +9,13 @@
 
 #include "../core.cdef.h"
 
-/* The blob's area: written here, and where the blob will have it, which is the same if a fork carries it over. */
+/* The blob's area as mapped in this process. */
 struct area {
     uint8_t *base;
     size_t size;
-    uint64_t at;        /* where base will be */
     struct refl_job *job;
     uint8_t *frame;     /* REFL_FRAME_ROOM bytes, end of the code's page */
-    uint64_t frame_at;
     uint8_t *stack_top; /* of the blob's own stack */
-    uint64_t late;          /* bit n: parameter n of plan.h is added in the child (csrc/zygote) */
 };
 
 /* The initial stack, computed before it is written. Addresses are the new program's. */
@@ -36,8 +33,6 @@ int area_create(const struct refl_start *start, struct area *area);
 void area_destroy(struct area *area);
 int prepare(struct refl_start *start, struct area *area, uint64_t sigmask);
 int check_op(const struct refl_op *op, const uint64_t *params, uint64_t data_size);
-int area_measure(const struct refl_start *start, size_t *size);
-int area_fill(struct refl_start *start, struct area *area, uint64_t sigmask); /* all but the code */
 int stack_layout(const struct refl_start *start, struct stack *stack);
 int stack_write(struct refl_start *start, struct stack *stack, uint8_t *image);
 void frame_write(uint8_t *frame, uint64_t ip, uint64_t sp, uint64_t call, uint64_t a0, uint64_t a1, uint64_t sigmask);

@@ -1,22 +1,24 @@
 /*
- * A start by way of a zygote: vfork, what the caller wishes, execve of the zygote, which carries out the plan.
+ * A start by way of a zygote: a child that shares this process's memory does what the caller wishes, and executes the zygote,
+ * which carries out the plan.
  *
  * Nothing here depends on how large this process is. Whatever goes wrong before the program is entered ends the child and is
  * no more than a refusal: the caller then starts the program by fork (host/start.c), which says what is wrong. So the checks
  * may be coarse where exact ones would cost time.
+ *
+ * The child is not vforked. A vforked child would wake this thread when it executes the zygote, only for it to sleep again
+ * until the load is complete. So the child has a stack of its own, and calls nothing of libc, whose errno is this thread's too.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <stddef.h>
-#include <stdio.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/personality.h>
-#include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -24,73 +26,43 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "late.h"
-#include "pool.h"
+#include "../blob/syscall.h"
+#include "../host/prepare.h"
+#include "zygote.h"
+#include "zygote_bytes.h" /* static const uint8_t zygote_bytes[], made by setup.py */
 
-enum { STRING_MOST = 131072, SHARE_MOST = 6 << 20, SHARE_LEAST = 131072, NUMBERS = 4, PLANNED = 3 };
+enum { PLANNED = 3, CHILD_STACK = 8192, DIGITS = NUMBERS * ZYGOTE_DIGITS, FACCESSAT2 = 439, CLOSE_RANGE = 436 };
+
+_Static_assert(ZYGOTE_CODE + sizeof zygote_bytes <= REFL_PAGE, "the zygote is one page");
 
 extern char **environ; /* POSIX has it declared by nobody */
 
 /* The arguments of refl_launch (core.cdef.h): what differs from start to start. */
 struct call {
+    const struct refl_recipe *recipe;
     const char *argv, *env;
     uint64_t argv_size, argc, env_size, envc;
-    const char *random;
-    uint64_t exe, brk, stack_top, shuffle;
+    const struct refl_wishes *wishes;
 };
 
-/* What one start holds, and gives back. */
+/* What one start holds, and gives back. The child writes the files' descriptors, the digits and why it refuses; it reads neither
+ * `reader` nor `writer`, which are this thread's. */
 struct launch {
-    struct refl_start start;
-    struct slot slot;
-    size_t mapped; /* of the slot, by the zygote */
-    int program, files[PLANNED], reader, writer;
-    char *strings;
+    const struct refl_recipe *recipe;
+    const struct refl_wishes *wishes;
+    char **vectors; /* argv and, unless it is environ, env; then the first argument */
+    char **argv, **env;
+    char *digits; /* the first argument's beginning */
+    uint64_t numbers[NUMBERS]; /* to be written there */
+    int reader, writer;
+    int refused; /* by the child: an errno, or 0 */
 };
 
-/* fs/exec.c: bprm_stack_limits, twice as strict; 0 if all fits for certain. */
-static int fits(uint64_t size, uint64_t longest, uint64_t limit)
+uint64_t refl_zygote_code(uint8_t *out)
 {
-    uint64_t share = limit / 4 < SHARE_MOST ? limit / 4 : SHARE_MOST;
-    share = share < SHARE_LEAST ? SHARE_LEAST : share;
-    return longest > STRING_MOST || size >= share / 2 || size >= limit / 2 ? -E2BIG : 0;
-}
-
-static uint64_t longest_of(const char *strings, uint64_t size)
-{
-    uint64_t longest = 0;
-    for (uint64_t at = 0; at < size;) {
-        uint64_t length = strnlen(strings + at, size - at) + 1;
-        longest = length > longest ? length : longest;
-        at += length;
-    }
-    return longest;
-}
-
-/* Arguments, environment and path, one after another. C's environ may change meanwhile in another thread: nobody can help. */
-static int join_strings(const struct refl_recipe *recipe, const struct call *call, struct launch *l)
-{
-    uint64_t envc = call->envc, env_size = call->env ? call->env_size : refl_environ(NULL, 0);
-    uint64_t path_size = strlen(recipe->path) + 1, size = call->argv_size + env_size + path_size;
-    if (size > SHARE_MOST)
-        return -E2BIG;
-    l->strings = malloc(size);
-    if (!l->strings)
-        return -ENOMEM;
-    char *env = l->strings + call->argv_size;
-    memcpy(l->strings, call->argv, call->argv_size);
-    if (call->env)
-        memcpy(env, call->env, env_size);
-    else if (refl_environ(env, env_size) != env_size)
-        return -EAGAIN;
-    for (uint64_t i = 0; !call->env && i < env_size; i++)
-        envc += env[i] == 0;
-    memcpy(env + env_size, recipe->path, path_size);
-    l->start.strings = l->strings;
-    l->start.strings_size = size;
-    l->start.argc = call->argc;
-    l->start.envc = envc;
-    return fits(size + 8 * (call->argc + envc), longest_of(l->strings, size), l->start.stack_limit);
+    if (out)
+        memcpy(out, zygote_bytes, sizeof zygote_bytes);
+    return sizeof zygote_bytes;
 }
 
 /* Handlers of binfmt_misc: what is in its directory but ".", "..", "register" and "status". */
@@ -109,17 +81,21 @@ static int has_handlers(void)
     return entries > 4;
 }
 
-/* The plan was made for this: IDs, no limits that the zygote's own pages would count towards, the kernel's usual layout. */
-static int as_planned(const struct refl_recipe *recipe, uint64_t *stack_limit)
+static int is_kept(const struct refl_memfd *file)
+{
+    struct stat status;
+    return fstat(file->fd, &status) == 0 && status.st_dev == file->device && status.st_ino == file->inode;
+}
+
+/* The recipe was made for this: the privilege, no limits that the zygote's own pages would count towards, the usual layout. */
+static int as_planned(const struct refl_recipe *recipe)
 {
     uint64_t held[4];
     refl_capabilities(held);
     if (held[3])
         return -ENOTSUP;
-    if (recipe->ids[0] != getuid() || recipe->ids[1] != geteuid() || recipe->ids[2] != getgid() ||
-        recipe->ids[3] != getegid() || held[0] != recipe->capabilities)
+    if (held[0] != recipe->capabilities || !is_kept(&recipe->shape) || !is_kept(&recipe->body))
         return -ESTALE;
-    *stack_limit = refl_limit(RLIMIT_STACK);
     if (recipe->by_path && has_handlers())
         return -ENOTSUP;
     if (refl_limit(RLIMIT_AS) != RLIM_INFINITY || refl_limit(RLIMIT_DATA) != RLIM_INFINITY || refl_personality() != 0)
@@ -127,128 +103,176 @@ static int as_planned(const struct refl_recipe *recipe, uint64_t *stack_limit)
     return 0;
 }
 
-/* Open (a FIFO that is there now must not block), the file that was planned, and executable, not mounted noexec: faccessat2. */
-static int open_planned(const char *path, const uint64_t identity[4])
+/* The strings' addresses, and a null. -EINVAL: there are not so many. */
+static int list(const char *strings, uint64_t size, uint64_t count, char **out)
 {
-    struct stat status;
-    int fd = above_streams(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (fd < 0)
-        return fd;
-    int error = fstat(fd, &status) ? -errno : 0;
-    const uint64_t found[4] = {status.st_dev, status.st_ino, (uint64_t)status.st_size,
-                               (uint64_t)status.st_mtim.tv_sec * 1000000000 + (uint64_t)status.st_mtim.tv_nsec};
-    if (!error && memcmp(found, identity, sizeof found))
-        error = -ESTALE;
-    if (!error && syscall(439 /* faccessat2 */, fd, "", X_OK, AT_EACCESS | AT_EMPTY_PATH))
-        error = -errno;
-    if (error)
-        close(fd);
-    return error ? error : fd;
+    for (uint64_t i = 0; i < count; i++) {
+        const char *end = memchr(strings, 0, size);
+        if (!end)
+            return -EINVAL;
+        *out++ = (char *)(uintptr_t)strings;
+        size -= (uint64_t)(end + 1 - strings);
+        strings = end + 1;
+    }
+    *out = NULL;
+    return 0;
 }
 
-static int open_files(const struct refl_recipe *recipe, struct launch *l)
+/* How long the first argument's beginning must be for what it leaves free to be a multiple of 16 bytes (settle.c). */
+static uint64_t skip_of(const struct refl_recipe *recipe)
 {
-    for (int i = 0; i < PLANNED; i++) {
-        int fd = recipe->paths[i] ? open_planned(recipe->paths[i], recipe->identities[i]) : -1;
-        if (recipe->paths[i] && fd < 0)
-            return fd;
-        l->files[i] = fd;
-    }
-    int ends[2];
+    uint64_t executed = sizeof "/dev/fd/"; /* fs/exec.c: alloc_bprm; with the NUL */
+    for (int fd = recipe->shape.fd; fd; fd /= 10)
+        executed++;
+    uint64_t least = DIGITS + executed, lift = least > recipe->path_size ? (least - recipe->path_size + 15) & ~15ul : 0;
+    return lift + recipe->path_size - executed;
+}
+
+/* The vectors, with room for the numbers. What is too long execve says, in the child. */
+static int list_strings(const struct call *call, struct launch *l)
+{
+    uint64_t envc = call->env ? call->envc : 0, skip = skip_of(call->recipe), words;
+    if (call->argc == 0 || call->argc > call->argv_size || envc > call->env_size)
+        return -EINVAL;
+    words = call->argc + envc + 2;
+    l->vectors = malloc(8 * words + skip + call->argv_size);
+    if (!l->vectors)
+        return -ENOMEM;
+    l->argv = l->vectors;
+    l->env = call->env ? l->argv + call->argc + 1 : environ;
+    l->digits = (char *)(l->vectors + words);
+    l->numbers[NUMBER_SKIP] = skip;
+    int error = list(call->argv, call->argv_size, call->argc, l->argv);
+    if (!error && call->env)
+        error = list(call->env, call->env_size, envc, l->env);
+    if (error)
+        return error;
+    memset(l->digits, '@', skip);
+    strcpy(l->digits + skip, l->argv[0]);
+    l->argv[0] = l->digits;
+    return 0;
+}
+
+/* Where executable and heap go: as plan/layout.py has it. */
+static int draw(const struct refl_recipe *recipe, uint64_t *numbers)
+{
+    uint64_t random[2];
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        return -EAGAIN;
+    uint64_t start = recipe->exe_low + (random[0] & recipe->exe_pages) * REFL_PAGE;
+    uint64_t brk = recipe->brk + random[1] % recipe->brk_pages * REFL_PAGE;
+    numbers[NUMBER_EXE] = (start & -recipe->exe_align) - recipe->exe_first;
+    brk += numbers[NUMBER_EXE];
+    numbers[NUMBER_BRK] = brk > recipe->brk_least ? brk : recipe->brk_least;
+    return 0;
+}
+
+/* The report pipe. Its writing end must not be where the child's standard streams go. */
+static int open_pipe(struct launch *l)
+{
+    int ends[2], copy;
     if (pipe2(ends, O_CLOEXEC))
         return -errno;
     l->reader = ends[0];
-    l->writer = above_streams(ends[1]);
-    return l->writer < 0 ? l->writer : 0;
+    l->writer = ends[1];
+    if (l->writer > 2)
+        return 0;
+    copy = fcntl(l->writer, F_DUPFD_CLOEXEC, 3);
+    int error = copy < 0 ? -errno : 0;
+    close(l->writer);
+    l->writer = copy;
+    return error;
 }
 
 static void give_back(struct launch *l)
 {
-    const int fds[] = {l->files[0], l->files[1], l->files[2], l->reader, l->writer};
-    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-    if (l->slot.base)
-        slot_release(&l->slot);
-    free(l->strings);
+    if (l->reader >= 0)
+        close(l->reader);
+    if (l->writer >= 0)
+        close(l->writer);
+    free(l->vectors);
 }
 
-/* Of the area, what the zygote has without the shared memory. */
-static const size_t BEFORE = ZYGOTE_HEADER_AT - ZYGOTE_AT;
+/* From here on in the child, where nothing of libc is called: errno is this thread's and its parent's. */
 
-/* The area, as the zygote will have it. */
-static int fill(const struct refl_recipe *recipe, const struct call *call, struct launch *l, uint64_t mask)
+static int is_failure(const struct refl_op *op, int64_t result)
 {
-    struct refl_start *start = &l->start;
-    size_t size;
-    start->random = call->random;
-    start->shuffle = call->shuffle;
-    memcpy(start->params, recipe->start->params, sizeof start->params);
-    start->params[PARAM_EXE] += call->exe;
-    start->params[PARAM_BRK] = call->brk;
-    start->params[PARAM_STACK_TOP] = call->stack_top;
-    start->params[PARAM_EXE_FD] = (uint64_t)(int64_t)l->files[0];
-    start->params[PARAM_INTERP_FD] = (uint64_t)(int64_t)l->files[1];
-    start->params[PARAM_REPORT_FD] = (uint64_t)(int64_t)l->writer;
-    start->params[PARAM_BLOB] = ZYGOTE_AT;
-    int error = area_measure(start, &size);
-    if (error)
-        return error;
-    l->mapped = size - BEFORE;
-    error = slot_take(l->mapped, &l->program, &l->slot);
-    if (error)
-        return error;
-    memset(l->slot.base, 0, l->mapped);
-    struct zygote_header *header = (struct zygote_header *)l->slot.base;
-    struct area area = {
-        .base = (uint8_t *)((uint64_t)l->slot.base - BEFORE),
-        .size = size,
-        .at = ZYGOTE_AT,
-        .frame = header->frame,
-        .frame_at = ZYGOTE_FRAME_AT,
-        .late = recipe->late,
-    };
-    header->vdso_image = recipe->vdso_image;
-    error = area_fill(start, &area, mask);
-    return error ? error : list_late(start, &area, recipe->late, header);
+    return is_error(result) && !(op->flags & OP_MAY_FAIL);
 }
 
-static int is_failure(const struct refl_op *op, long result)
-{
-    return result < 0 && !(op->flags & OP_MAY_FAIL);
-}
-
-/* In the vforked child, which shares this process's memory but nothing else: what the caller wishes. */
-static int grant(const struct refl_wishes *wishes)
+/* What the caller wishes. 0 or -errno. */
+static int64_t grant(const struct refl_wishes *wishes)
 {
     for (uint64_t i = 0; i < wishes->before_count; i++) {
         const struct refl_op *op = (const struct refl_op *)wishes->before + i;
-        long a[6];
+        uint64_t a[6];
         for (int k = 0; k < 6; k++)
-            a[k] = (long)(op->arg[k] + (op->param[k] == PARAM_DATA ? (uint64_t)wishes->data : 0));
-        if (op->kind != OP_CALL || is_failure(op, syscall(op->nr, a[0], a[1], a[2], a[3], a[4], a[5])))
-            return -1;
+            a[k] = op->arg[k] + (op->param[k] == PARAM_DATA ? (uint64_t)wishes->data : 0);
+        int64_t result = op->kind == OP_CALL ? call6(op->nr, a[0], a[1], a[2], a[3], a[4], a[5]) : -EINVAL;
+        if (is_failure(op, result))
+            return result;
     }
-    if (wishes->close_fds && syscall(436 /* close_range */, 3, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */))
-        return -1;
-    for (uint64_t i = 0; i < wishes->keep_count; i++)
-        if (fcntl(wishes->keep[i], F_SETFD, 0))
-            return -1;
+    int64_t result = wishes->close_fds ? call3(CLOSE_RANGE, 3, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */) : 0;
+    for (uint64_t i = 0; i < wishes->keep_count && !result; i++)
+        result = call3(SYS_fcntl, (uint64_t)wishes->keep[i], F_SETFD, 0);
+    return result;
+}
+
+/* Open (a FIFO that is there now must not block), the file that was planned, and executable, not mounted noexec: faccessat2. */
+static int64_t open_planned(const char *path, const uint64_t identity[4])
+{
+    struct stat status;
+    int64_t fd = call3(SYS_open, (uint64_t)path, O_RDONLY | O_NONBLOCK, 0), result;
+    if (fd < 0)
+        return fd;
+    if ((result = call3(SYS_fstat, (uint64_t)fd, (uint64_t)&status, 0)))
+        return result;
+    if (status.st_dev != identity[0] || status.st_ino != identity[1] || (uint64_t)status.st_size != identity[2] ||
+        (uint64_t)status.st_mtim.tv_sec * 1000000000 + (uint64_t)status.st_mtim.tv_nsec != identity[3])
+        return -ESTALE;
+    result = call4(FACCESSAT2, (uint64_t)fd, (uint64_t)"", X_OK, AT_EACCESS | AT_EMPTY_PATH);
+    return result ? result : fd;
+}
+
+/* Executable and interpreter, for the zygote; the script is only looked at. */
+static int64_t open_files(const struct refl_recipe *recipe, uint64_t *numbers)
+{
+    for (int i = 0; i < PLANNED; i++) {
+        int64_t fd = recipe->paths[i] ? open_planned(recipe->paths[i], recipe->identities[i]) : -1;
+        if (recipe->paths[i] && fd < 0)
+            return fd;
+        if (i < 2)
+            numbers[NUMBER_EXE_FD + i] = (uint64_t)fd;
+        else if (fd >= 0)
+            call3(SYS_close, (uint64_t)fd, 0, 0);
+    }
     return 0;
 }
 
-/* Then the zygote. */
-static int become_zygote(const struct refl_wishes *wishes, const struct launch *l, char *const argv[])
+static void write_numbers(const uint64_t *numbers, char *digits)
 {
-    char *const none[] = {NULL};
-    if (wishes && grant(wishes))
-        return -1;
-    const int own[] = {l->files[0], l->files[1], l->writer, l->slot.fd};
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if (own[i] >= 0)
-            fcntl(own[i], F_SETFD, 0);
-    return (int)syscall(SYS_execveat, l->program, "", argv, none, AT_EMPTY_PATH);
+    for (unsigned i = 0; i < DIGITS; i++)
+        digits[i] |= (char)(numbers[i / ZYGOTE_DIGITS] >> 4 * (ZYGOTE_DIGITS - 1 - i % ZYGOTE_DIGITS) & 15);
 }
+
+__attribute__((noreturn)) static int become_zygote(void *given)
+{
+    struct launch *l = given;
+    int64_t result = l->wishes ? grant(l->wishes) : 0;
+    result = result < 0 ? result : open_files(l->recipe, l->numbers);
+    if (result == 0) {
+        write_numbers(l->numbers, l->digits);
+        call3(SYS_fcntl, l->numbers[NUMBER_BODY_FD], F_SETFD, 0);
+        call3(SYS_fcntl, l->numbers[NUMBER_REPORT_FD], F_SETFD, 0);
+        result = call6(SYS_execveat, (uint64_t)l->recipe->shape.fd, (uint64_t)"", (uint64_t)l->argv, (uint64_t)l->env,
+                       AT_EMPTY_PATH, 0);
+    }
+    __atomic_store_n(&l->refused, (int)-result, __ATOMIC_RELEASE);
+    for (;;)
+        call3(SYS_exit_group, 127, 0, 0);
+}
+
+/* In the parent again. */
 
 static void reap(pid_t pid)
 {
@@ -256,63 +280,51 @@ static void reap(pid_t pid)
         ;
 }
 
-static int64_t make_child(const struct refl_wishes *wishes, struct launch *l)
-{
-    char text[16 * NUMBERS + 1];
-    char *const argv[] = {text, NULL};
-    volatile int refused = 0; /* the child writes it */
-    snprintf(text, sizeof text, "%016lx%016lx%016lx%016lx", (unsigned long)l->slot.fd, (unsigned long)l->slot.offset,
-             (unsigned long)l->mapped, (unsigned long)l->writer);
-    pid_t pid = vfork();
-    if (pid == 0) {
-        become_zygote(wishes, l, argv);
-        refused = 1;
-        _exit(127);
-    }
-    int error = errno;
-    if (refused && pid > 0)
-        reap(pid);
-    return pid < 0 ? -error : refused ? -ECANCELED : pid;
-}
-
-/* 0: the program has been entered, or its process was killed before, which is for waitpid to tell. */
+/* 0: the program has been entered, or its process was killed before, which is for waitpid to tell. Or -errno. */
 static int await(struct launch *l, pid_t pid)
 {
-    struct refl_report report;
+    struct refl_report report = {.error = 0};
     ssize_t got;
     close(l->writer);
     l->writer = -1;
     do {
         got = read(l->reader, &report, sizeof report);
     } while (got < 0 && errno == EINTR);
-    if (got != sizeof report)
-        return 0;
-    reap(pid);
-    return report.error ? -report.error : -EIO;
+    int error = got == sizeof report ? report.error : __atomic_load_n(&l->refused, __ATOMIC_ACQUIRE);
+    if (error)
+        reap(pid);
+    return -error;
 }
 
-static int64_t launch(const struct refl_recipe *recipe, const struct call *call, const struct refl_wishes *wishes,
-                      struct launch *l)
+static int64_t launch(const struct call *call, struct launch *l)
 {
-    int64_t result = as_planned(recipe, &l->start.stack_limit);
-    result = result ? result : join_strings(recipe, call, l);
-    result = result ? result : open_files(recipe, l);
-    if (result)
-        return result;
+    _Alignas(16) uint8_t stack[CHILD_STACK];
+    const struct refl_recipe *recipe = call->recipe;
+    int error = as_planned(recipe);
+    error = error ? error : list_strings(call, l);
+    error = error ? error : draw(recipe, l->numbers);
+    error = error ? error : open_pipe(l);
+    if (error)
+        return error;
     uint64_t mask = refl_block_signals();
-    result = fill(recipe, call, l, mask);
-    result = result ? result : make_child(wishes, l);
+    l->numbers[NUMBER_BODY_FD] = (uint64_t)recipe->body.fd;
+    l->numbers[NUMBER_BODY_OFFSET] = recipe->body_offset;
+    l->numbers[NUMBER_BODY_SIZE] = recipe->body_size;
+    l->numbers[NUMBER_REPORT_FD] = (uint64_t)l->writer;
+    l->numbers[NUMBER_MASK] = mask;
+    pid_t pid = clone(become_zygote, stack + sizeof stack, CLONE_VM | SIGCHLD, l);
+    error = pid < 0 ? -errno : 0;
     refl_unblock_signals(mask);
-    return result > 0 && await(l, (pid_t)result) ? -ECANCELED : result;
+    error = error ? error : await(l, pid);
+    return error ? error : pid;
 }
 
 int64_t refl_launch(const struct refl_recipe *recipe, const char *argv, uint64_t argv_size, uint64_t argc, const char *env,
-                    uint64_t env_size, uint64_t envc, const char *random, uint64_t exe, uint64_t brk, uint64_t stack_top,
-                    uint64_t shuffle, const struct refl_wishes *wishes)
+                    uint64_t env_size, uint64_t envc, const struct refl_wishes *wishes)
 {
-    const struct call call = {argv, env, argv_size, argc, env_size, envc, random, exe, brk, stack_top, shuffle};
-    struct launch l = {.start = *recipe->start, .files = {-1, -1, -1}, .reader = -1, .writer = -1};
-    int64_t result = launch(recipe, &call, wishes, &l);
+    const struct call call = {recipe, argv, env, argv_size, argc, env_size, envc, wishes};
+    struct launch l = {.recipe = recipe, .wishes = wishes, .reader = -1, .writer = -1};
+    int64_t result = launch(&call, &l);
     give_back(&l);
     return result;
 }

@@ -1,80 +1,107 @@
-/* What the zygote does before the blob takes over: see zygote.h. Freestanding, no relocations, no data. */
+/* The zygote itself: see zygote.h. Freestanding, no relocations, no data. */
 #include "zygote.h"
+
+#include "../core.cdef.h"
 
 #include <asm/errno.h>
 #include <asm/unistd.h>
 #include <linux/mman.h>
 
+#include "../blob/perform.h"
 #include "../blob/syscall.h"
 
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE 0x100000
-#endif
+enum { SIG_SETMASK = 2, AT_VDSO = 33 };
 
-enum { AT_VDSO = 33 };
+/* edges.S */
+extern const char zygote_entry[] __attribute__((visibility("hidden")));
+void zygote_end(uint64_t *stack, uint64_t used, uint64_t gadget, uint64_t body, uint64_t body_size) __attribute__((noreturn));
 
-typedef void entry_type(const struct refl_job *job);
-entry_type blob_entry
-    __attribute__((visibility("hidden"))); /* addressed relative to the code, as this is not linked to where it runs */
-void zygote_main(const uint64_t *stack) __attribute__((noreturn));
-void zygote_entry(void) __attribute__((noreturn));
+/* Hidden: their addresses are relative to the code, as this is not linked to where it runs. */
+void zygote_begin(uint64_t *stack) __attribute__((noreturn, visibility("hidden")));
+void zygote_become(uint64_t *stack, const uint64_t *numbers, uint64_t shape) __attribute__((noreturn, visibility("hidden")));
 
-/* %rsp is at argc, as for any program; on from here on the stack of its own. */
-__attribute__((naked, noreturn, section(".text.entry"))) void zygote_entry(void)
+/* The page that this code is in, and runs in. */
+static uint64_t own_page(void)
 {
-    __asm__("mov %%rsp, %%rdi\n\tmovabs %0, %%rsp\n\txor %%ebp, %%ebp\n\tcall zygote_main\n\thlt" ::"i"(ZYGOTE_FRAME_AT));
-}
-
-/* One of the hexadecimal numbers, each of 16 digits, that argv[0] consists of. */
-static uint64_t number(const char *text, int which)
-{
-    uint64_t value = 0;
-    for (int i = 16 * which; i < 16 * which + 16; i++)
-        value = value << 4 | (uint64_t)(text[i] <= '9' ? text[i] - '0' : text[i] - 'a' + 10);
-    return value;
-}
-
-/* The auxiliary vector's entry. Behind argc lie argv and envp, each with a null at its end. */
-static uint64_t vdso_of(const uint64_t *at)
-{
-    at += 1 + at[0] + 1;
-    while (*at++)
-        ;
-    for (; at[0]; at += 2)
-        if (at[0] == AT_VDSO)
-            return at[1];
-    return 0;
+    return (uint64_t)zygote_entry & -(uint64_t)REFL_PAGE;
 }
 
 static void lost(uint64_t report_fd, int64_t result)
 {
-    struct refl_report report = {.step = ZYGOTE_LOST, .error = (int32_t)-result, .kind = 0, .nr = 0, .arg0 = 0};
-    call3(__NR_write, report_fd, (uint64_t)&report, sizeof report);
-    for (;;)
-        call3(__NR_exit_group, 127, 0, 0);
+    const struct refl_op none = {.kind = OP_COUNT};
+    die((int64_t)report_fd, &none, result);
 }
 
-void zygote_main(const uint64_t *stack)
+/* In the shape. */
+void zygote_begin(uint64_t *stack)
 {
-    const char *text = (const char *)stack[1];
-    uint64_t fd = number(text, 0), offset = number(text, 1), size = number(text, 2), report_fd = number(text, 3);
-    uint64_t vdso = vdso_of(stack), flags = MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE;
-    int64_t result = call6(__NR_mmap, ZYGOTE_HEADER_AT, size, PROT_READ | PROT_WRITE, flags, fd, offset);
-    if (result != (int64_t)ZYGOTE_HEADER_AT || !vdso)
-        lost(report_fd, is_error(result) ? result : -EEXIST);
-    result = call6(__NR_mmap, ZYGOTE_AT, REFL_PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED_NOREPLACE, fd, 0);
-    if (result != (int64_t)ZYGOTE_AT)
-        lost(report_fd, is_error(result) ? result : -EEXIST);
-    call3(__NR_close, fd, 0, 0);
-
-    const struct zygote_header *header = (const struct zygote_header *)ZYGOTE_HEADER_AT;
-    uint64_t base = vdso + header->vdso_image;
-    for (uint64_t i = 0; i < header->late_count; i++)
-        *(uint64_t *)(ZYGOTE_HEADER_AT + header->late[i]) += base;
-    for (uint64_t i = 0; i < REFL_FRAME_ROOM / 8; i++)
-        ((uint64_t *)ZYGOTE_FRAME_AT)[i] = ((const uint64_t *)header->frame)[i];
-    struct refl_job job = *(const struct refl_job *)ZYGOTE_JOB_AT;
-    entry_type *entry = (entry_type *)((uint64_t)blob_entry + (ZYGOTE_AT - ZYGOTE_TEXT_AT));
-    entry(&job);
+    uint64_t numbers[NUMBERS], shape = own_page();
+    const char *digit = (const char *)stack[1];
+    for (int i = 0; i < NUMBERS; i++) {
+        uint64_t number = 0;
+        for (unsigned k = 0; k < ZYGOTE_DIGITS; k++)
+            number = number << 4 | (*digit++ & 15);
+        numbers[i] = number;
+    }
+    int64_t body = call6(__NR_mmap, 0, numbers[NUMBER_BODY_SIZE], PROT_READ | PROT_EXEC, MAP_PRIVATE, numbers[NUMBER_BODY_FD],
+                         numbers[NUMBER_BODY_OFFSET]);
+    if (is_error(body))
+        lost(numbers[NUMBER_REPORT_FD], body);
+    __typeof__(zygote_become) *become = (void *)((uint64_t)zygote_become - shape + (uint64_t)body);
+    become(stack, numbers, shape);
     __builtin_unreachable();
+}
+
+/* The values of the parameters that operations of a zygote have. */
+static void fill_values(uint64_t *values, const uint64_t *numbers, const struct refl_orders *orders, uint64_t shape)
+{
+    values[PARAM_EXE] = numbers[NUMBER_EXE];
+    values[PARAM_EXE_FD] = numbers[NUMBER_EXE_FD];
+    values[PARAM_INTERP_FD] = numbers[NUMBER_INTERP_FD];
+    values[PARAM_REPORT_FD] = numbers[NUMBER_REPORT_FD];
+    values[PARAM_DATA] = (uint64_t)orders + orders->data;
+    values[orders->top] = shape;
+    values[PARAM_NONE] = 0;
+}
+
+static void fill_mm(struct refl_mm *mm, const uint64_t *numbers, const struct refl_orders *orders, uint64_t bias)
+{
+    mm->start_code = orders->image[0] + bias;
+    mm->end_code = orders->image[1] + bias;
+    mm->start_data = orders->image[2] + bias;
+    mm->end_data = orders->image[3] + bias;
+    mm->start_brk = mm->brk = numbers[NUMBER_BRK];
+    mm->exe_fd = orders->set_exe ? (uint32_t)numbers[NUMBER_EXE_FD] : UINT32_MAX;
+}
+
+/* In the body. */
+void zygote_become(uint64_t *stack, const uint64_t *numbers, uint64_t shape)
+{
+    uint64_t values[PARAM_COUNT] = {0}, body = own_page(), report_fd = numbers[NUMBER_REPORT_FD];
+    const struct refl_orders *orders = (const struct refl_orders *)(body + REFL_PAGE);
+    const struct refl_op *ops = (const struct refl_op *)(orders + 1);
+    uint64_t gadget = value_of(auxv_of(stack), AT_VDSO) + orders->gadget;
+    struct refl_mm mm;
+    int64_t result = call3(__NR_munmap, shape, orders->shape_size, 0);
+    if (result)
+        lost(report_fd, result);
+    call3(__NR_close, numbers[NUMBER_BODY_FD], 0, 0);
+    fill_values(values, numbers, orders, shape);
+    fill_mm(&mm, numbers, orders, values[PARAM_EXE]);
+    values[PARAM_MM] = (uint64_t)&mm;
+    uint64_t *sp = settle(stack, numbers[NUMBER_SKIP], orders, values, &mm);
+    if (!sp)
+        lost(report_fd, -EOPNOTSUPP);
+
+    for (uint64_t i = 0; i < orders->op_count; i++) {
+        struct refl_op op = ops[i];
+        for (int k = 0; k < 6; k++)
+            op.arg[k] += values[op.param[k]];
+        result = perform(&op);
+        if (result < 0)
+            die((int64_t)report_fd, &op, result);
+    }
+    sp[-1] = orders->entry + values[orders->entry_param];
+    call4(__NR_rt_sigprocmask, SIG_SETMASK, (uint64_t)&numbers[NUMBER_MASK], 0, 8);
+    zygote_end(sp, (uint64_t)stack - ZYGOTE_STACK, gadget, body, numbers[NUMBER_BODY_SIZE]);
 }

@@ -1,40 +1,51 @@
 /*
  * The zygote: a program of one page, which becomes another one.
  *
- * The caller starts it as posix_spawn would, by vfork and execve, and so at a cost that does not grow with the caller; what a
- * program inherits it has from the kernel. It finds a prepared area (csrc/plan.h) in shared memory, and carries it out.
+ * The caller starts it as posix_spawn would, by clone and execve, at a cost that does not grow with the caller, and with the
+ * program's own arguments and environment. So what a program inherits it has from the kernel, and also its stack, and where
+ * that, the mmap area and the vdso are. Two files have its page:
  *
- *   ZYGOTE_TEXT_AT      the program: its ELF header and code, the blob's among it
- *   ZYGOTE_AT           the same page from another file: as long as its own file is mapped, /proc/PID/exe can't be another
- *   ZYGOTE_STACK_AT     one page: its stack, the final frame at the top. Private: once the report pipe is closed, the shared
- *                       memory is the caller's again
- *   ZYGOTE_HEADER_AT    shared from here on: struct zygote_header, then the area from its job on
+ *   the shape   is executed. Its one segment is as large as what lies at the top of the program's mmap area (the interpreter,
+ *               or a static PIE), so that the kernel puts it, and the vdso below it, where it would for the program itself
+ *   the body    is mapped by the shape: /proc/PID/exe can't be changed as long as the executed file is mapped. Behind the
+ *               page it has struct refl_orders (core.cdef.h), written once for a program: what all its starts have in common
  *
- * The kernel has drawn its mmap base: it is where the vdso ends. Whatever lies relative to that is late: written as if the base
- * were 0, and listed, so that the zygote adds what it is.
+ * What differs from start to start are a few numbers. The first argument begins with them; they are gone when the program
+ * looks.
  */
 #ifndef REFLECTIVE_ZYGOTE_H
 #define REFLECTIVE_ZYGOTE_H
 
 #include "../plan.h"
 
-#define ZYGOTE_TEXT_AT 0x100000000000 /* all of it in one page of page table entries */
-#define ZYGOTE_AT (ZYGOTE_TEXT_AT + REFL_PAGE)
-#define ZYGOTE_STACK_AT (ZYGOTE_AT + REFL_PAGE)
-#define ZYGOTE_HEADER_AT (ZYGOTE_STACK_AT + REFL_PAGE)
-#define ZYGOTE_FRAME_AT (ZYGOTE_HEADER_AT - REFL_FRAME_ROOM)
-#define ZYGOTE_JOB_AT (ZYGOTE_HEADER_AT + REFL_PAGE)
-#define ZYGOTE_LATE_MOST 768u
-#define ZYGOTE_LOST UINT32_MAX /* the report's step, if it does not even get to the plan */
+struct refl_orders;
 
-_Static_assert(ZYGOTE_JOB_AT == ZYGOTE_AT + REFL_PAGE + REFL_BLOB_STACK, "host/prepare.c puts the job there");
+#define ZYGOTE_CODE 256u /* where in its page the code is: behind the ELF header */
+#define ZYGOTE_STACK 1024u /* bytes that the zygote needs below argc, and clears again */
 
-struct zygote_header {
-    uint8_t frame[REFL_FRAME_ROOM];
-    uint64_t vdso_image; /* from AT_SYSINFO_EHDR to the end of the vdso */
-    uint32_t late_count;
-    uint32_t late[ZYGOTE_LATE_MOST]; /* offsets from ZYGOTE_HEADER_AT of words that the mmap base is added to */
+/* In this order, in digits that are no NUL: base 16, the first is '@'. */
+enum zygote_number {
+    NUMBER_SKIP, /* bytes of the first argument that are not the program's: all these digits, or more */
+    NUMBER_BODY_FD,
+    NUMBER_BODY_OFFSET,
+    NUMBER_BODY_SIZE,
+    NUMBER_EXE_FD,
+    NUMBER_INTERP_FD,
+    NUMBER_REPORT_FD,
+    NUMBER_EXE, /* load bias */
+    NUMBER_BRK,
+    NUMBER_MASK, /* of signals */
+    NUMBERS
 };
-_Static_assert(sizeof(struct zygote_header) <= REFL_PAGE, "a page");
+#define ZYGOTE_DIGITS 16u /* a number */
+
+/* The auxiliary vector on a stack that begins with argc, and the value of one of its entries; 0: there is none. */
+uint64_t *auxv_of(uint64_t *stack);
+uint64_t value_of(const uint64_t *auxv, uint64_t type);
+
+/* Makes the stack that the kernel has built for the zygote the program's; `skip` bytes of the first argument go. `values` are
+ * those of the parameters. Returns where argc is now, and fills in the stack's part of *mm. NULL: the path that the kernel has
+ * given to the zygote is not the one that `skip` was made for. */
+uint64_t *settle(uint64_t *stack, uint64_t skip, const struct refl_orders *orders, const uint64_t *values, struct refl_mm *mm);
 
 #endif

@@ -109,6 +109,17 @@ def test_start_by_zygote(compiler: Compiler, variant: str) -> None:
     assert_same(kernel, reflective, table() if VARIANTS[variant].huge else by_zygote())
 
 
+@pytest.mark.parametrize("length", [*range(3, 40), 255, 1000, 4000])
+def test_path_by_zygote(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """The strings on its stack move by what the program's path is longer, or shorter, than the one that the zygote has."""
+    monkeypatch.chdir(tmp_path)
+    os.symlink(compiler.build("entry-pie"), "x")
+    path = f".{'/' * (length - 2)}x"
+    told = [account(way([path, ""], env={"PYTHONCOERCECLOCALE": "0", "LONG": "x" * length})) for way in (native, spawned)]
+    kernel, reflective = (Start(one, exact=False, first=True, huge=False).properties() for one in told)
+    assert_same(kernel, reflective, by_zygote())
+
+
 @pytest.mark.parametrize("variant", ["dynamic", "entry-static"])
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_inherited_by_zygote(compiler: Compiler, variant: str, name: str) -> None:

@@ -8,11 +8,13 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,54 @@ def test_fork_in_the_caller() -> None:
         pids.append(pid)
         assert has_zygote(reflective.spawn)
     assert [status_of(pid) for pid in pids] == [0] * 4
+
+
+def test_programs_planned_after_a_fork(tmp_path: Path) -> None:
+    """Each process writes down its programs where no other does."""
+    names = [f"cat-{number}" for number in range(7)]
+    for name in names:
+        shutil.copy("/bin/cat", tmp_path / name)
+
+    def act(number: int) -> None:
+        for path in [tmp_path / name for name in (names[0], *names[number::2]) * 2]:
+            argv = [path.name, "/proc/self/comm"]
+            assert printed(partial(reflective.spawn, path, argv)) == os.fsencode(f"{path.name}\n")
+
+    act(0)
+    zygote._recipes.clear()
+    here, there = socket.socketpair()
+
+    def child() -> None:
+        act(1)
+        there.send(b"x")
+        there.recv(1)
+        act(1)
+
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            child()
+            code = 0
+        finally:
+            os._exit(code)
+    with here, there:
+        here.recv(1)
+        act(2)
+        here.send(b"x")
+        assert status_of(pid) == 0
+    act(2)
+
+
+def test_many_programs(tmp_path: Path) -> None:
+    """More than are kept, and more than one file has places for; the descriptors do not become more."""
+    zygote._recipes.clear()
+    for number in range(zygote.KEPT + 8):
+        program = tmp_path / f"exit-{number}"
+        exit_program(number % 100).write(program)
+        assert status_of(reflective.spawn(program, ["x"])) == number % 100
+    assert len([name for name in descriptors() if "reflective" in name]) <= 2
+    assert len(os.listdir("/proc/self/fd")) < 64
 
 
 def test_a_thousand_at_once(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Starts whose cost does not grow with this process: by way of a zygote (csrc/zygote/zygote.h).
 
-A fork copies the caller's page tables. So the program is not started by fork, but as posix_spawn does it: vfork, then execve,
-of a program of one page. Whatever a program inherits, and whatever execve resets, is then the kernel's work; the zygote only
-maps the program, and becomes it. What two starts have in common is computed once: the recipe.
+A fork copies the caller's page tables. So the program is not started by fork, but by execve of a program of one page, as
+posix_spawn would start that. Whatever a program inherits, and whatever execve resets, is then the kernel's work, and so is
+where stack, vdso and libraries go; the zygote only maps the program, and becomes it. What two starts have in common is written
+once: the recipe.
 
 `start` gives None for what it does not do, or could not; `run.spawn` does everything, and says what is wrong.
 """
@@ -10,42 +11,40 @@ maps the program, and becomes it. What two starts have in common is computed onc
 from __future__ import annotations
 
 import os
-from itertools import pairwise
-from struct import Struct
 
 from ..elf.image import PAGE, ElfImage, FileIdentity
 from ..plan import steps
 from ..plan.build import ELF_ET_DYN_BASE, LoadPlan, build
-from ..plan.layout import PMD, STACK_RND_BITS, STACK_TOP, System
-from ..plan.segments import alignment, page_down, page_up, span, total
+from ..plan.layout import PMD, System
+from ..plan.segments import PROT_EXEC, alignment, page_down, page_up, span, total
+from ..plan.stack import AT_SYSINFO_EHDR
 from . import encode
+from . import zygote_files as files
 from ._core import ffi, lib
 from .child import Setup, held
 from .prepare import Degradation, may_set_exe
-from .system import release, system
+from .system import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 ESTALE = 116
-AREA = 0x1000_0000_0000  # csrc/zygote/zygote.h: ZYGOTE_TEXT_AT
-REACH = 1 << 42  # a program at fixed addresses ends, with its heap, before the area; one elsewhere is not larger than this
-LATE = ("interp", "vdso", "vdso_end", "vdso_new")
-RESET_BY_EXECVE = (steps.Call, steps.ResetSignals, steps.CloseOnExec, steps.HideMmapBase)
+REACH = 1 << 44  # far below the mmap area: a program at fixed addresses ends there, another is not larger than a part of it
+DONE_BY_EXECVE = (
+    steps.Call, steps.ResetSignals, steps.CloseOnExec, steps.UnmapOld, steps.MoveVdso, steps.HideMmapBase, steps.MapStack,
+    steps.FillStack,
+)  # fmt: skip
 SIGACTION_SIZE = 8
 KEPT = 128  # recipes
-RANDOM = Struct("<16s4Q")
-STACK_PAGES = (1 << STACK_RND_BITS) - 1
+NULL, launch = ffi.NULL, lib.refl_launch
 
 
 class Recipe:
     """What all starts of a plan have in common, as the C core takes it."""
 
     def __init__(self, plan: LoadPlan, known: System, by_path: bool) -> None:
-        image, interpreter = plan.executable, plan.interpreter
         self.plan, self.by_path = plan, by_path
-        self.ids = os.getuid(), os.geteuid(), os.getgid(), os.getegid()
         self.capabilities = held()[0]
         self.set_exe = may_set_exe()
         self.ready = not plan.prefix  # the arguments are passed on as they are
@@ -53,12 +52,6 @@ class Recipe:
         if not self.set_exe:
             why = "/proc/PID/exe is the loader's: setting it needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
             self.degraded += (Degradation("exe", why),)
-        self.moved = image.relocatable and interpreter is None  # goes to the mmap area, its heap to where others go
-        self.drawn = image.relocatable and interpreter is not None
-        self.align, self.first = alignment(image), page_up(image.loads[0].vaddr)
-        end = page_up(max(load.vaddr + load.memsz for load in image.loads))
-        self.brk = page_up(ELF_ET_DYN_BASE) if self.moved else end + PAGE
-        self.least, self.pages, self.brk_pages = known.min_address, (1 << known.rnd_bits) - 1, known.brk_range >> 12
         self.struct = self._structure(known)
 
     def words(self, argv: bytes, argc: int) -> tuple[bytes, int]:
@@ -66,63 +59,56 @@ class Recipe:
         changed = self.plan.argv(argv.split(b"\0")[:-1] if argc else [])
         return b"".join([word + b"\0" for word in changed]), len(changed)
 
-    def draw(self) -> tuple[bytes, int, int, int, int]:
-        """The 16 random bytes, and where executable, heap and stack go in one start: as plan/layout.py has it."""
-        random, stack, low, pages, heap = RANDOM.unpack(os.urandom(RANDOM.size))
-        high = (stack & STACK_PAGES) << 12
-        stack_top = ((STACK_TOP - high - (low & 8191)) & ~15) + PAGE - 1 & -PAGE
-        exe = ((ELF_ET_DYN_BASE + ((pages & self.pages) << 12)) & -self.align) - self.first if self.drawn else 0
-        brk = self.brk + exe + (heap % self.brk_pages << 12)
-        return random, exe, max(brk, self.least), stack_top, low >> 13 & 8191
-
     def _structure(self, known: System) -> Any:
         """struct refl_recipe, and what it points to."""
-        plan, size = self.plan, known.vdso_size
-        interp = page_up(total(plan.interpreter)) if plan.interpreter else 0
-        exe = page_up(total(plan.executable)) if self.moved else 0
-        params = {
-            "exe": -exe,
-            "interp": -interp,
-            "vdso": -size,
-            "vdso_end": 0,
-            "vdso_new": -size - interp - exe,
-            "task_end": known.task_end,
-        }
-        data = encode.Data()
-        ops = self._operations(known, data, moves=bool(interp or exe))
-        vector = plan.auxv(list(known.auxv), known.vdso_start, self.ids)
-        set_mm = next(step for step in plan.steps if isinstance(step, steps.SetMm))
-        parts = [b"".join(ops), encode.auxiliary(vector), data.bytes, known.platform, os.fsencode(plan.path) + b"\0"]
-        packed, auxv, extra, platform, path = (ffi.from_buffer("char[]", part) for part in parts)
-        start = ffi.new("struct refl_start *", {
-            "ops": ffi.cast("uint8_t *", packed), "op_count": len(ops), "auxv": ffi.cast("uint8_t *", auxv),
-            "aux_count": len(vector), "data": extra, "data_size": len(data.bytes), "platform": platform,
-            "platform_size": len(known.platform), "image": [value & encode.WORD for value in (*set_mm.code, *set_mm.data)],
-            "entry": plan.entry.offset & encode.WORD, "entry_param": encode.INDEX[plan.entry.base], "gadget": known.gadget,
-            "set_exe": self.set_exe, "params": [params.get(name, 0) & encode.WORD for name in encode.PARAMETERS],
-        })  # fmt: skip
-        files, places = self._files()
-        image = next(value for kind, value in known.auxv if kind == 33)
-        late = (*LATE, "exe") if self.moved else LATE
+        plan, image, top = self.plan, self.plan.executable, _top(self.plan)
+        stack = next(step for step in plan.steps if isinstance(step, steps.MapStack))
+        start = 0 if top else page_down(image.loads[0].vaddr)
+        size = page_up(total(top)) if top else PAGE
+        shape = files.shape(start, size, bool(stack.prot & PROT_EXEC))
+        path = os.fsencode(plan.path) + b"\0"
+        drawn = image.relocatable and top is not image
+        low = ELF_ET_DYN_BASE if drawn else 0
+        align, first = (alignment(image), page_up(image.loads[0].vaddr)) if drawn else (PAGE, 0)
+        orders = self._orders(known, size, path)
+        error = lib.refl_check_orders(orders, len(orders), (low & -align) - first & encode.WORD, known.task_end)
+        if error:
+            raise OSError(-error, os.strerror(-error))
+        body, offset, body_size = files.body(orders)
+        paths, places = self._files()
+        end = page_up(max(load.vaddr + load.memsz for load in image.loads))
         struct = ffi.new("struct refl_recipe *", {
-            "start": start, "path": path, "paths": [*files, *[ffi.NULL] * (3 - len(files))], "identities": places,
-            "late": sum(1 << encode.INDEX[name] for name in late), "vdso_image": known.vdso[-1][1] - image,
-            "ids": self.ids, "capabilities": self.capabilities, "by_path": self.by_path,
+            "shape": _memfd(shape), "body": _memfd(body), "body_offset": offset, "body_size": body_size,
+            "path_size": len(path),
+            "exe_low": low, "exe_pages": (1 << known.rnd_bits) - 1 if drawn else 0, "exe_align": align, "exe_first": first,
+            "brk": page_up(ELF_ET_DYN_BASE) if top is image else end + PAGE, "brk_pages": known.brk_range // PAGE,
+            "brk_least": known.min_address, "paths": [*paths, *[ffi.NULL] * (3 - len(paths))], "identities": places,
+            "capabilities": self.capabilities, "by_path": self.by_path,
         })  # fmt: skip
-        self.alive = [parts, packed, auxv, extra, platform, path, start, files]
+        self.alive = [shape, body, paths]
         return struct
 
-    def _operations(self, known: System, data: encode.Data, moves: bool) -> list[bytes]:
-        ops: list[bytes] = []
-        for step in self.plan.steps:
-            if isinstance(step, steps.MoveVdso):
-                ops += _move_vdso(known) if moves else []
-            elif isinstance(step, steps.UnmapOld):
-                for start, end in (("none", "blob"), ("blob_end", "vdso"), ("vdso_end", "task_end")):
-                    ops.append(encode.op(0, encode.UNMAP, (start, 0), (end, 0)))
-            elif not isinstance(step, RESET_BY_EXECVE):
-                ops += encode.encode((step,), None, known, data, {})  # type: ignore[arg-type]
-        return ops
+    def _orders(self, known: System, shape_size: int, path: bytes) -> bytes:
+        """struct refl_orders, and what follows it."""
+        plan, image, data = self.plan, self.plan.executable, encode.Data()
+        ops = b"".join(self._operations(known, data))
+        set_mm = next(step for step in plan.steps if isinstance(step, steps.SetMm))
+        behind = ffi.sizeof("struct refl_orders") + len(ops)
+        top = "interp" if plan.interpreter else "exe" if image.relocatable else "none"
+        orders = ffi.new("struct refl_orders *", {
+            "shape_size": shape_size, "top": encode.INDEX[top],
+            "image": [value & encode.WORD for value in (*set_mm.code, *set_mm.data)],
+            "phdr": image.program_headers_at & encode.WORD, "phnum": image.phnum, "program_entry": image.entry & encode.WORD,
+            "entry": plan.entry.offset & encode.WORD, "entry_param": encode.INDEX[plan.entry.base],
+            "gadget": known.gadget + known.vdso_start - dict(known.auxv)[AT_SYSINFO_EHDR], "set_exe": self.set_exe,
+            "path": behind + len(data.bytes), "path_size": len(path), "data": behind,
+            "op_count": len(ops) // encode.OP.size,
+        })  # fmt: skip
+        return bytes(ffi.buffer(orders)) + ops + data.bytes + path
+
+    def _operations(self, known: System, data: encode.Data) -> list[bytes]:
+        left = tuple(step for step in self.plan.steps if not isinstance(step, DONE_BY_EXECVE))
+        return encode.encode(left, None, known, data, {})  # type: ignore[arg-type]
 
     def _files(self) -> tuple[list[Any], list[tuple[int, int, int, int]]]:
         """The paths whose files must be what they were, and what they were."""
@@ -140,41 +126,34 @@ def _numbers(identity: FileIdentity) -> tuple[int, int, int, int]:
     return identity.device, identity.inode, identity.size, identity.mtime_ns
 
 
-def _move_vdso(known: System) -> list[bytes]:
-    """vvar and vdso in one move, if they are adjacent and the kernel can (Linux 6.17), else one after the other."""
-    gaps = sum(one[1] != two[0] for one, two in pairwise(known.vdso))
-    parts = known.vdso if gaps or release() < (6, 17) else ((known.vdso_start, known.vdso[-1][1]),)
-    ops = []
-    for start, end in parts:
-        at, size = start - known.vdso_start, end - start
-        old, new = ("vdso", at), ("vdso_new", at)
-        ops.append(encode.call(0, "mremap", old, size, size, encode.MREMAP_TO, new, flags=encode.EXACT_4))
-    return ops
+def _top(plan: LoadPlan) -> ElfImage | None:
+    """What lies at the top of the mmap area: the interpreter, or a static PIE."""
+    return plan.interpreter or (plan.executable if plan.executable.relocatable else None)
+
+
+def _memfd(file: files.Memfd) -> tuple[int, int, int]:
+    return file.fd, file.device, file.inode
 
 
 def _suits(plan: LoadPlan, known: System) -> bool:
-    """True if the kernel draws this program's addresses as the recipe does, and the area is in nobody's way."""
+    """True if the kernel draws this program's addresses as the recipe does, and its segments are in nobody's way."""
     image, interpreter = plan.executable, plan.interpreter
-    if not known.vdso or known.vdso_fixed or known.vdso_above_stack or not known.gadget or known.randomize != 2:
+    if not known.vdso or not known.gadget or known.randomize != 2 or _old_layout():
         return False
-    if not image.loads or not image.loads[0].filesz or _old_layout() or not _plain(interpreter, known):
+    if not image.loads or not image.loads[0].filesz or not (interpreter is None or _plain(interpreter)):
         return False
     low, high = span(image)
     if not image.relocatable:
-        return known.min_address <= low and high + known.brk_range < AREA
-    return _plain(image, known) if interpreter is None else high - low < REACH
+        return known.min_address <= low and high + known.brk_range < REACH
+    return _plain(image) if interpreter is None else high - low < REACH >> 2
 
 
-def _plain(image: ElfImage | None, known: System) -> bool:
-    """True if it goes to the very top of the mmap area, and is so large that the vdso is moved to where it was not.
-
-    Images that huge pages fit go elsewhere (mm/huge_memory.c).
-    """
-    if image is None:
-        return True
+def _plain(image: ElfImage) -> bool:
+    """True if the kernel puts it at the very top of the mmap area: images that huge pages fit go elsewhere
+    (mm/huge_memory.c)."""
     if not image.relocatable or not image.loads or not image.loads[0].filesz or page_down(image.loads[0].vaddr):
         return False
-    return known.vdso_size <= total(image) < PMD and alignment(image) == PAGE
+    return total(image) < PMD and alignment(image) == PAGE
 
 
 def _old_layout() -> bool:
@@ -239,14 +218,16 @@ def start(
     """
     if setup is not None and (setup.traced or setup.changes_identity):
         return None
-    wishes, alive = (ffi.NULL, None) if setup is None else _wishes(setup)
+    wishes, alive = (NULL, None) if setup is None else _wishes(setup)
     for _ in range(2):
         recipe = _recipe(program)
         if recipe is None:
             return None
         words, count = (argv, argc) if recipe.ready and argc else recipe.words(argv, argc)
-        given = (ffi.NULL, 0, 0) if env is None else (env, len(env), envc)
-        result = lib.refl_launch(recipe.struct, words, len(words), count, *given, *recipe.draw(), wishes)
+        if len(words) < len(argv):  # execve has both for a moment, and they must fit: plan/stack.py
+            return None
+        strings, size = (NULL, 0) if env is None else (env, len(env))
+        result = launch(recipe.struct, words, len(words), count, strings, size, envc, wishes)
         if result > 0:
             return result, recipe.degraded
         if result != -ESTALE:
