@@ -135,11 +135,21 @@ class Session:
                 yield bytes(self._out)
                 self._out.clear()
             if not tid:
-                select.select([self._waker], [], [])
-                os.read(self._waker, 4096)
+                self._wait()
         if self._out:
             yield bytes(self._out)
             self._out.clear()
+
+    def _wait(self) -> None:
+        """For the next stop. A call in which a task waits while nothing else happens is told, if that was asked."""
+        patience = tracer.QUIET_MS / 1000 if self._request.waiting and self._open else None
+        if select.select([self._waker], [], [], patience)[0]:
+            os.read(self._waker, 4096)
+        elif self._open:
+            task, head = self._open, self._open.head
+            task.head = (*head[:2], head[2] | tracer.WAITING, head[3])
+            self._interrupt_open()
+            task.head = head
 
     def stop(self) -> None:
         """Asks to detach."""
