@@ -193,6 +193,7 @@ int64_t refl_trace_take(void *trace, uint8_t **data, uint64_t enough, uint32_t t
 
 /* Asks the session to detach from all tasks and end. */
 void refl_trace_stop(void *trace);
+void refl_trace_quiet(void *trace);
 
 /* Waits for the end. The leader's wait status, -1 if it lives; *error is the errno that ended the session, or 0; *refused
  * the task that could not be attached to. */

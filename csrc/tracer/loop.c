@@ -36,6 +36,18 @@ static void interrupt_open(struct session *session)
     }
 }
 
+/* Nothing has happened since this call's entry: somebody may want to know where the task waits. */
+static void tell_waiting(struct session *session)
+{
+    struct task *task = session->open;
+    session->quiet = 0;
+    if (!task)
+        return;
+    record_of(task)->flags |= FLAG_WAITING;
+    interrupt_open(session);
+    record_of(task)->flags &= ~(uint32_t)FLAG_WAITING;
+}
+
 static void begin(struct task *task)
 {
     memset(task->bytes, 0, sizeof(struct record));
@@ -309,6 +321,8 @@ void session_run(struct session *session)
             tasks_interrupt(session);
             interrupted = true;
         }
+        if (session->quiet)
+            tell_waiting(session);
         pid_t tid = waitpid(-1, &status, __WALL | __WNOTHREAD);
         if (tid < 0 && errno == EINTR)
             continue;

@@ -161,6 +161,14 @@ void refl_trace_stop(void *trace)
     pthread_kill(session->thread, WAKE);
 }
 
+/* Should the signal come just before the waitpid, the call under way is told at the next event. */
+void refl_trace_quiet(void *trace)
+{
+    struct session *session = trace;
+    session->quiet = 1;
+    pthread_kill(session->thread, WAKE);
+}
+
 int refl_execve(const char *path, char *const *argv, char *const *envp)
 {
     execve(path, argv, envp);

@@ -51,8 +51,8 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 104, "tracer.py unpacks 104 bytes");
 
-/* ret is -errno; not the x86-64 interface; entry told; never to be told more of */
-enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4, FLAG_LAST = 8 };
+/* ret is -errno; not the x86-64 interface; entry told; never to be told more of; told because nothing else happens */
+enum record_flag { FLAG_ERROR = 1, FLAG_FOREIGN = 2, FLAG_TOLD = 4, FLAG_LAST = 8, FLAG_WAITING = 16 };
 
 /* Head of a payload; its bytes follow, padded to 8. */
 struct payload {
@@ -123,7 +123,7 @@ struct session {
     unsigned long seize_options; /* PTRACE_O_*, besides those that every session has */
     struct sigaction child; /* of SIGCHLD, before */
     int cpu;
-    volatile int stop;
+    volatile int stop, quiet; /* quiet: nothing has happened for a while */
     int error, leader_status;
     pid_t refused;
     cpu_set_t affinity; /* of the tasks, before they were pinned */

@@ -127,11 +127,11 @@ def program(*words: str | Path) -> Program:
     return Program(build(words[0]), tuple(os.fsencode(word) for word in words), environment())
 
 
-def compiled(directory: Path, *options: str) -> Path:
+def compiled(directory: Path, *options: str, compiler: str = "gcc") -> Path:
     (directory / "main.c").write_text(
         '#include <unistd.h>\nint main(int c, char **v) { (void)!write(1, "main\\n", 5); _exit(c > 1 ? 7 : 0); }'
     )
-    subprocess.run(["gcc", "main.c", "-o", "main", *options], cwd=directory, check=True)
+    subprocess.run([compiler, "main.c", "-o", "main", *options], cwd=directory, check=True)
     return directory / "main"
 
 
@@ -166,6 +166,19 @@ def test_phases(via: str, options: tuple[str, ...], tmp_path: Path) -> None:
             session.run_to("main")
         pid = session.pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("via", VIA)
+@pytest.mark.parametrize("options", [(), ("-static",), ("-static-pie",), ("-no-pie",)], ids=lambda options: "".join(options))
+def test_main_with_musl(via: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    """Its _start_c jumps to __libc_start_main."""
+    path = compiled(tmp_path, *options, compiler="musl-gcc")
+    where = address_of_main(path)
+    subprocess.run(["strip", path], check=True)
+    with Session(program(path), via) as session:
+        session.run_to("main")
+        assert session.registers()["rip"] & 0xFFF == where & 0xFFF
+        assert session.registers()["rdi"] == 1  # argc
 
 
 @pytest.mark.parametrize("via", VIA)

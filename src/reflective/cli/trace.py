@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..trace import engine
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # ^C, kill, a terminal that goes away: all let go of the tasks
 STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
 
 
@@ -47,13 +48,13 @@ def show(args: argparse.Namespace) -> int:
             else:
                 tids = attach.tasks(args.pid, args.follow)
                 _warn(args.pid)
-            status, interrupted = _trace(args, _request(args, tids, gate), file)
+            status, number = _trace(args, _request(args, tids, gate), file)
     except (SessionError, ValueError, OSError) as error:
         return _refused(error, bool(args.pid))
     finally:
         if gate >= 0:
             os.close(gate)
-    return _leave(status, interrupted, tids[0] if args.program else 0)
+    return _leave(status, number, tids[0] if args.program else 0)
 
 
 def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
@@ -72,13 +73,16 @@ def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
     return Request(
         tuple(tids), tids[0], table, wanted, string_limit=args.strings, gate=gate, needed=len(args.pid) or 1,
         follow=args.follow, pin=not args.no_pin, phases=told or args.explain or until == tracer.UNTIL_ANONYMOUS, until=until,
+        waiting=not (args.json or args.perfetto or args.count or args.explain),
     )  # fmt: skip
 
 
-def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[int | None, bool]:
+def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[int | None, int]:
+    """The leader's wait status, and the signal that was to end the trace, or 0."""
     gc.disable()  # nothing here is circular, and every line would count towards the next collection
     interrupts: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    heeded = [number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, frame: interrupts.append(number)) for number in heeded}
     reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
     reader.paths, reader.stacks = args.paths, args.stack
     text, end = _writer(args, request, reader)
@@ -93,9 +97,10 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
         for _ in session.batches(lambda: True):
             pass
         status = session.finish()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     file.write(end())
-    return status, bool(interrupts)
+    return status, interrupts[0] if interrupts else 0
 
 
 def _writer(args: argparse.Namespace, request: Request, reader: Reader) -> tuple[Callable[[bytes], str], Callable[[], str]]:
@@ -158,11 +163,12 @@ def _refused(error: Exception, attaching: bool) -> int:
     return status_of(error) if isinstance(error, LoadError) else 1
 
 
-def _leave(status: int | None, interrupted: bool, child: int) -> int:
-    if interrupted and status is None:
-        if child:  # strace does the same: ^C is meant for the program
-            os.kill(child, signal.SIGINT)
-            os.kill(child, signal.SIGCONT)
-            return 128 + signal.SIGINT
+def _leave(status: int | None, number: int, child: int) -> int:
+    if status is not None:
+        return leave_as(status)
+    if child:  # strace does the same: ^C is meant for the program
+        os.kill(child, number or signal.SIGTERM)
+        os.kill(child, signal.SIGCONT)
+    elif number in (0, signal.SIGINT):  # ^C is how the trace of a process that runs on is ended
         return 0
-    return 0 if status is None else leave_as(status)
+    return leave_as(number)  # a wait status

@@ -16,7 +16,7 @@ PAYLOAD = struct.Struct("<BBBBIQ")  # arg, when, kind, flags, length, address
 (
     SYSCALL, ENTER, LEAVE, EXITING, SIGNAL, STOPPED, EXITED, KILLED, TASK, CLONE, EXEC, MAPS, MARK, DETACHED,
 ) = range(1, 15)  # fmt: skip
-ERROR, FOREIGN, TOLD, LAST = 1, 2, 4, 8  # enum record_flag
+ERROR, FOREIGN, TOLD, LAST, WAITING = 1, 2, 4, 8, 16  # enum record_flag
 FAULT, NUL, CUT = 1, 2, 4  # enum payload_flag
 STRING, BYTES, VECTOR, COUNT, IOVEC, FD, STACK, FRAMES, MESSAGE, MESSAGES, BEHIND, FDS, REGISTERS = range(
     1, 14
@@ -27,6 +27,7 @@ UNHIDDEN, UNTIL_EXECVE, UNTIL_ANONYMOUS = 0, 1, 2
 ROWS = 16  # copies a system call
 
 ENOUGH, PATIENCE_MS = 1 << 18, 20
+QUIET_MS = 100  # a call that takes so long, while nothing else happens, is told before it returns
 Copy = tuple[int, int, int, int, int]  # when, kind, argument, count, size: struct refl_copy
 
 
@@ -44,6 +45,7 @@ class Request(Value):
     pin: bool = True
     phases: bool = True
     until: int = UNHIDDEN
+    waiting: bool = False  # tell of a call in which a task waits while nothing else happens
     needed: int = 1  # so many of `tids` must be attached to, or there is no session; the others may have ended
 
 
@@ -66,6 +68,7 @@ class Session:
         options.numbers, options.string_limit = request.numbers, request.string_limit
         options.gate, options.leader, options.until = request.gate, request.leader, request.until
         options.follow, options.phases = request.follow, request.phases
+        self._waiting = request.waiting
         self._cpus = os.sched_getaffinity(0)
         if request.pin:  # this thread formats on the others
             cpu = max(self._cpus)
@@ -77,13 +80,16 @@ class Session:
 
     def batches(self, interrupted: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
         """Records as they come, up to the end; when `interrupted` says so the session detaches from all tasks."""
-        data, got = ffi.new("uint8_t **"), 0
+        data, got, quiet = ffi.new("uint8_t **"), 0, 0
         while True:
             got = lib.refl_trace_take(self._handle, data, ENOUGH, self.gather_ms if got else PATIENCE_MS)
             if got < 0:
                 return
+            quiet = 0 if got else quiet + PATIENCE_MS
             if got:
                 yield bytes(ffi.buffer(data[0], got))
+            elif quiet == QUIET_MS and self._waiting:
+                lib.refl_trace_quiet(self._handle)
             if interrupted():
                 self.stop()
 

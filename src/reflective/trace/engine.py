@@ -68,6 +68,17 @@ class Session(Loop[Task]):
         if not task.hidden:
             self._show(task)
 
+    def _patience(self) -> float | None:
+        return tracer.QUIET_MS / 1000 if self._request.waiting and self._open else None
+
+    def _quiet(self) -> None:
+        """The call in which a task waits is told."""
+        if self._open:
+            task, head = self._open, self._open.head
+            task.head = (*head[:2], head[2] | tracer.WAITING, head[3])
+            self._interrupt_open()
+            task.head = head
+
     def _happened(self, tid: int, status: int) -> Iterable[None]:
         task = self._tasks.get(tid)
         if not os.WIFSTOPPED(status):

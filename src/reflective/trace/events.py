@@ -80,11 +80,14 @@ class Detach(Event):
     inside: bool
 
 
-ENTERED, LEFT, WHOLE, UNENDED, CUT = "enter", "leave", "whole", "exiting", "detached"
+ENTERED, LEFT, WHOLE, UNENDED, CUT, WAITING = "enter", "leave", "whole", "exiting", "detached", "waiting"
 
 
 class Syscall(Event):
-    """A system call: entered, left after something else happened in between, both at once, never left, or not seen so."""
+    """A system call: entered, left after something else happened in between, both at once, never left, or not seen so.
+
+    `waiting`: entered, and nothing else has happened for a while.
+    """
 
     part: str
     told: bool

@@ -111,6 +111,13 @@ class Loop(Generic[T]):
         """What waitpid has told. Each item that comes means: what is recorded must be read before it can go on."""
         raise NotImplementedError
 
+    def _patience(self) -> float | None:
+        """How long to wait for the next stop until it is `_quiet`, in s; None: for ever."""
+        return None
+
+    def _quiet(self) -> None:
+        """Nothing has happened for so long."""
+
     # The session
 
     def _seize(self, tid: int) -> None:
@@ -148,8 +155,10 @@ class Loop(Generic[T]):
             if tid:
                 self._work = iter(self._happened(tid, status))
             elif not self._out:
-                select.select([self._waker], [], [])
-                os.read(self._waker, 4096)
+                if select.select([self._waker], [], [], self._patience())[0]:
+                    os.read(self._waker, 4096)
+                else:
+                    self._quiet()
             if self._out and (not tid or len(self._out) > ENOUGH):
                 yield self._taken()
         if self._out:

@@ -18,6 +18,7 @@ from .events import (
     ENTERED,
     LEFT,
     UNENDED,
+    WAITING,
     WHOLE,
     Clone,
     Detach,
@@ -49,6 +50,10 @@ class View(Protocol):
     """Writes events. A call's line is what `head` gives for it, and its times if the view is `timed`."""
 
     timed: bool
+
+    @property
+    def open(self) -> bool:
+        """A line of this view is not at its end: all that comes must go by it."""
 
     def head(self, call: Syscall, many: bool) -> str:
         """The line of a call, or what comes before its times."""
@@ -115,7 +120,7 @@ class Reader:
             body = batch[at + 24 : at + size]
             at += size
             head = find(body) if kind == 1 else None
-            if head is None:
+            if head is None or view.open:
                 append(self._line(kind, entered, left, body, view))
             elif timed:
                 append(f'{head}{entered},"dur_ns":{left - entered}}}\n')
@@ -124,14 +129,15 @@ class Reader:
         return "".join(out)
 
     def _line(self, kind: int, entered: int, left: int, body: bytes, view: View) -> str:
-        many = self.many
+        many, cut = self.many, view.open
         event = self.event(kind, entered, left, body)
         if event is None:
             return ""
         if not isinstance(event, Syscall):
             return view.other(event, self.many or (many and not isinstance(event, Exec)))
         head = view.head(event, many)
-        if kind == tracer.SYSCALL and event.name not in phases.STATEFUL and event.ret != RESTART_BLOCK and not self.stacks:
+        same = kind == tracer.SYSCALL and event.name not in phases.STATEFUL and event.ret != RESTART_BLOCK
+        if same and not self.stacks and not cut:
             if len(self._cache) >= CACHE_MOST:
                 self._cache.clear()
             self._cache[body] = head
@@ -182,7 +188,9 @@ class Reader:
         """One record; None if it only changes what is known."""
         pid, tid, number, mode, ip, ret, *args = BODY.unpack_from(body)
         if kind in PARTS:
-            part = CUT if kind == tracer.ENTER and mode & tracer.LAST else PARTS[kind]
+            part = PARTS[kind]
+            if kind == tracer.ENTER and mode & (tracer.LAST | tracer.WAITING):
+                part = CUT if mode & tracer.LAST else WAITING
             return self._call(part, (entered, left), body, (pid, tid, number, mode, ip, ret, tuple(args)))
         self._cache.clear()
         where = (pid, tid, entered)
@@ -259,7 +267,7 @@ class Reader:
             phase = phases.LOADER if call.returned and not call.error else phase
         if self._shown is not None and number not in self._shown:
             return None
-        stack = _stack(pieces, process) if self.stacks and part != ENTERED else None
+        stack = _stack(pieces, process) if self.stacks and part not in (ENTERED, WAITING) else None
         entry, words = decode.arguments(call)
         result = error_text(-ret) if call.error else decode.result(call)
         return Syscall(

@@ -31,7 +31,7 @@ EXITKILL, TRACEEXIT, EVENT_EXIT = 0x100000, 0x40, 6  # linux/ptrace.h
 TRACEEXEC, EVENT_EXEC = 0x10, 4
 DEBUG_REGISTERS = 848  # offsetof(struct user, u_debugreg), x86-64
 ON_EXECUTION = 1  # DR7: register 0, on execution, one byte
-STEPS_TO_MAIN, LONGEST_CALL = 200, 7
+STEPS_TO_MAIN, LONGEST_INSTRUCTION = 200, 15
 STEPS_TO_ENTRY = 32
 
 
@@ -151,27 +151,23 @@ class Session:
         return dict(initial.parse_auxv(maps.content(self.pid, "auxv")))
 
     def _find_main(self) -> int:
-        """The first argument of the first call, from the entry on, that is an address in the executable's code.
+        """The first argument of the first call or jump, from the entry on, that is an address in the executable's code.
 
-        That is __libc_start_main(main, …), in glibc's _start and in musl's _start_c; it needs no symbols.
+        That is __libc_start_main(main, …), called by glibc's _start, and jumped to by musl's _start_c; it needs no symbols.
         """
-        entry = self._traced.getInstrPointer()
+        at = self._traced.getInstrPointer()
         space = maps.read(self.pid)
-        home = maps.at(space, entry)
+        home = maps.at(space, at)
         for _ in range(STEPS_TO_MAIN):
-            before = self.registers()
             self._step()
-            after = self.registers()
-            called = after["rsp"] == before["rsp"] - 8 and 0 < self._word(after["rsp"]) - before["rip"] <= LONGEST_CALL
-            target = maps.at(space, after["rdi"]) if called else None
+            after, before = self.registers(), at
+            at = after["rip"]
+            target = None if 0 <= at - before <= LONGEST_INSTRUCTION else maps.at(space, after["rdi"])
             if target and home and target.prot & 4 and target.path == home.path:
                 return after["rdi"]
         raise SessionError(
             "main is not to be found: the program's start does not hand it to __libc_start_main; try --at entry"
         )
-
-    def _word(self, address: int) -> int:
-        return int.from_bytes(self.read(address, 8), "little")
 
     def _step(self) -> None:
         self._traced.singleStep()

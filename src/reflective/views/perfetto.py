@@ -14,6 +14,7 @@ from typing import Any
 from ..trace.events import (
     CUT,
     ENTERED,
+    WAITING,
     Entry,
     Event,
     Exec,
@@ -72,7 +73,7 @@ class Perfetto:
         return [*ends, _instant(event, at)]
 
     def _call(self, call: Syscall, at: float) -> list[dict[str, Any]]:
-        if call.part in (ENTERED, CUT):  # comes again, whole, when it returns; or never
+        if call.part in (ENTERED, CUT, WAITING):  # comes again, whole, when it returns; or never
             return []
         duration = call.dur_ns / 1000
         self._last = max(self._last, at + duration)

@@ -10,6 +10,8 @@ from ..trace.events import (
     ENTERED,
     LEFT,
     UNENDED,
+    WAITING,
+    WHOLE,
     Clone,
     Detach,
     Entry,
@@ -41,16 +43,35 @@ class Text:
 
     def __init__(self, file_of_several: bool = False, known: dict[int, int] | None = None) -> None:
         self._always, self._known = file_of_several, known
+        self._begun, self._caller = "", 0  # of the last line, if it is that of a call which has not returned, and whose it is
+
+    @property
+    def open(self) -> bool:
+        """The last line is not at its end."""
+        return bool(self._begun)
 
     def head(self, call: Syscall, many: bool) -> str:
         """A call, or the part of it that is known; below it what it is for, if that was asked."""
-        line = self._line(call, many) + "".join(f" > {frame}\n" for frame in call.stack or ())
+        line = self._ended(call, many) + "".join(f" > {frame}\n" for frame in call.stack or ())
         return f"{line}{EXPLAINS}{call.explain}\n" if call.explain else line
+
+    def _ended(self, call: Syscall, many: bool) -> str:
+        """The line; what is missing of it, if it has begun already."""
+        begun, self._begun = self._begun, ""
+        if not begun:
+            return self._line(call, many)
+        whole = self._line(call.replace(part=WHOLE if call.part == LEFT else call.part, told=False), many)
+        if call.tid == self._caller and whole.startswith(begun):
+            return whole[len(begun) :]
+        return f" <unfinished ...>\n{self._line(call, many)}"
 
     def _line(self, call: Syscall, many: bool) -> str:
         before, words = self._prefix(call, many), ", ".join(call.args)
         if call.part == ENTERED:
             return f"{before}{call.name}({call.entry} <unfinished ...>\n"
+        if call.part == WAITING:
+            self._begun, self._caller = f"{before}{call.name}({call.entry}", call.tid
+            return self._begun
         if call.part == CUT:
             return f"{before}{call.name}({call.entry} <detached ...>\n"
         if call.part == UNENDED:
@@ -62,6 +83,18 @@ class Text:
 
     def other(self, event: Event, many: bool) -> str:
         """Signals and ends; the rest has no line."""
+        line = self._other(event, many)
+        begun, self._begun = self._begun, ""
+        if not begun:
+            return line
+        if isinstance(event, Detach) and event.tid == self._caller:
+            return f" <detached ...>\n{line}"
+        if not line:
+            self._begun = begun
+            return ""
+        return f" <unfinished ...>\n{line}"
+
+    def _other(self, event: Event, many: bool) -> str:
         if isinstance(event, Start | Detach):
             return self._coming_or_going(event)
         before = self._prefix(event, many)
@@ -98,11 +131,11 @@ class Text:
 class Json:
     """One JSON object an event, schema reflective.trace/1 (docs/trace.schema.json)."""
 
-    timed = True
+    timed, open = True, False
 
     def head(self, call: Syscall, many: bool) -> str:
         """A call up to its times, which come last."""
-        if call.part in (ENTERED, CUT):
+        if call.part in (ENTERED, CUT, WAITING):
             return (
                 json.dumps({**_frame("enter", call), "name": call.name, "number": call.number, "phase": call.phase})[:-1]
                 + ', "t_ns":'

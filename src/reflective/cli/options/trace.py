@@ -19,7 +19,8 @@ examples:
   reflective trace -c git status               how often, how long
 
 Tracer and tracees share one CPU, which is much faster. They can see it (nproc); --no-pin leaves their CPUs alone.
-exit status: the program's; death by a signal becomes death by the same signal; 1 it can't be traced, 2 wrong usage.
+exit status: the program's; death by a signal becomes death by the same signal; 126 it can't be executed, 127 it is not found,
+1 it can't be traced, 2 wrong usage; after -p 0.
 """
 
 
