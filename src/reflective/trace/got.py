@@ -220,9 +220,16 @@ class Session(Loop[Task]):
             task = self._tasks[task.tid] = caller
         else:
             task.fresh()
+        self._adopt(task)  # all other threads are gone
         task.space, task.pending, task.exiting, task.armed = Space(), [], False, 0
         yield from self._ask(task, native.ASK_EXEC, former)
         return task
+
+    def _adopt(self, task: Task) -> None:
+        """Children whose maker was killed before it could say that they are its own."""
+        for child in [one for one in self._tasks.values() if one.space is None and task.pid in (one.pid, one.parent)]:
+            self._inherit(task, child, loop.EVENT_FORK)
+            self._resume(child, 0)
 
     def _exiting(self, task: Task) -> Iterator[None]:
         task.exiting = True
@@ -236,9 +243,8 @@ class Session(Loop[Task]):
         exited = os.WIFEXITED(status)
         kind, number = (tracer.EXITED, os.WEXITSTATUS(status)) if exited else (tracer.KILLED, os.WTERMSIG(status))
         self._tell(task, kind, (number,))
-        for child in [one for one in self._tasks.values() if one.space is None and task.pid in (one.pid, one.parent)][:1]:
-            self._inherit(task, child, loop.EVENT_FORK)  # its parent was killed before it could say that it is its own
-            self._resume(child, 0)
+        if not any(other is not task and other.pid == task.pid and other.space for other in self._tasks.values()):
+            self._adopt(task)
         self._remove(task)
         if self._stopping:
             self._leave_if_all_held()
