@@ -23,8 +23,28 @@ static int step_back(struct task *task, int deliver)
     return 0;
 }
 
+/*
+ * A trap of ours that has not been reported: the stop that we asked for comes before the signals that wait (kernel/signal.c:
+ * get_signal). It would kill the program once we are gone.
+ */
+static bool trap_waits(const struct task *task)
+{
+    struct __ptrace_peeksiginfo_args args = {.nr = 1};
+    siginfo_t info;
+    while (ptrace(PTRACE_PEEKSIGINFO, task->tid, &args, &info) == 1) {
+        if (info.si_signo == SIGTRAP && (info.si_code == SI_KERNEL || info.si_code == TRAP_HWBKPT))
+            return true;
+        args.off++;
+    }
+    return false;
+}
+
 void got_hold(struct session *session, struct task *task, int deliver)
 {
+    if (!task->watch->held && deliver == 0 && !task->watch->exiting && trap_waits(task)) {
+        ptrace(PTRACE_CONT, task->tid, NULL, NULL); /* to the stop that reports it: no instruction is carried out before */
+        return;
+    }
     if (!task->watch->held)
         task->watch->deliver = step_back(task, deliver);
     task->watch->held = true;

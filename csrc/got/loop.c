@@ -78,11 +78,42 @@ static void cloned(struct session *session, struct task *parent, pid_t tid, int 
         resume(session, child, 0);
 }
 
+/* Another task of the process, of which it is known who made it: its event may yet tell of children. */
+static bool has_maker(const struct session *session, const struct task *ended)
+{
+    for (int i = 0; i < TASK_BUCKETS; i++)
+        for (const struct task *task = session->tasks[i]; task; task = task->next)
+            if (task != ended && task->pid == ended->pid && task->watch->space)
+                return true;
+    return false;
+}
+
+/* A child whose maker was killed before it could say that it is its own. */
+static struct task *orphan(const struct session *session, const struct task *parent)
+{
+    for (int i = 0; i < TASK_BUCKETS; i++)
+        for (struct task *task = session->tasks[i]; task; task = task->next)
+            if (!task->watch->space && (task->pid == parent->pid || task->parent == parent->pid))
+                return task;
+    return NULL;
+}
+
+static void adopt(struct session *session, const struct task *parent)
+{
+    for (struct task *task = orphan(session, parent); task; task = orphan(session, parent)) {
+        inherit(session, parent, task, PTRACE_EVENT_FORK);
+        if (!task->watch->space)
+            return;
+        resume(session, task, 0);
+    }
+}
+
 static struct task *executed(struct session *session, struct task *task)
 {
     unsigned long before = 0;
     ptrace(PTRACE_GETEVENTMSG, task->tid, NULL, &before);
     task = task_executed(session, task, (pid_t)before);
+    adopt(session, task); /* all other threads are gone */
     space_leave(task->watch->space);
     task->watch->space = space_new();
     task->watch->depth = task->watch->armed = 0;
@@ -170,18 +201,6 @@ static void stopped(struct session *session, struct task *task, int status)
     }
 }
 
-/* Children whose parent was killed before it could say that they are its own. */
-static void orphans(struct session *session, const struct task *parent)
-{
-    for (int i = 0; i < TASK_BUCKETS; i++)
-        for (struct task *task = session->tasks[i]; task; task = task->next)
-            if (!task->watch->space && (task->pid == parent->pid || task->parent == parent->pid)) {
-                inherit(session, parent, task, PTRACE_EVENT_FORK);
-                resume(session, task, 0);
-                return; /* the list may have changed; another one's turn comes with another end */
-            }
-}
-
 static void ended(struct session *session, struct task *task, int status)
 {
     uint32_t kind = WIFEXITED(status) ? EVENT_EXITED : EVENT_KILLED;
@@ -189,7 +208,10 @@ static void ended(struct session *session, struct task *task, int status)
     if (task->tid == session->options.leader)
         session->leader_status = status;
     got_tell(session, task, (struct record){.kind = kind, .args = {first}});
-    orphans(session, task);
+    task->watch->held = false; /* not to be let go, nor waited for, by what comes now */
+    task->watch->exiting = true;
+    if (!has_maker(session, task))
+        adopt(session, task);
     task_remove(session, task);
     if (session->stop)
         got_leave_if_all_held(session);
@@ -202,7 +224,7 @@ static void attached(struct session *session)
         for (struct task *task = session->tasks[i], *next; task; task = next) {
             int status;
             next = task->next;
-            if (waitpid(task->tid, &status, __WALL | __WNOTHREAD) != task->tid || !WIFSTOPPED(status)) {
+            if (!task_stops(task->tid, &status)) {
                 task_remove(session, task);
                 continue;
             }

@@ -53,7 +53,7 @@ static int seize_all(struct session *session)
     if (options->gate < 0)
         return 0;
     int status; /* let it go on to the call of the program only when its calls are seen */
-    if (waitpid(options->tids[0], &status, __WALL | __WNOTHREAD) < 0 || !WIFSTOPPED(status))
+    if (!task_stops(options->tids[0], &status))
         return ECHILD;
     ptrace(session->resume, options->tids[0], NULL, NULL);
     return write(options->gate, "", 1) == 1 ? 0 : errno;

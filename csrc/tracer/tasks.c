@@ -1,9 +1,11 @@
 /* The tasks of a session, and the CPU they share with their tracer. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/wait.h>
 
 #include "tasks.h"
 
@@ -83,6 +85,15 @@ struct task *task_executed(struct session *session, struct task *task, pid_t for
     caller->next = *bucket(session, tid);
     *bucket(session, tid) = caller;
     return caller;
+}
+
+bool task_stops(pid_t tid, int *status)
+{
+    pid_t got;
+    do
+        got = waitpid(tid, status, __WALL | __WNOTHREAD);
+    while (got < 0 && errno == EINTR); /* refl_trace_stop's signal */
+    return got == tid && WIFSTOPPED(*status);
 }
 
 /* Each stops soon, with PTRACE_EVENT_STOP. */

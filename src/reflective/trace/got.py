@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import time
 from collections.abc import Generator, Iterator, Sequence
-from ctypes import addressof, c_ulong
+from ctypes import addressof, c_ulong, create_string_buffer
 from typing import Any
 
 from ptrace.binding.func import PTRACE_GETEVENTMSG, ptrace, ptrace_getregs, ptrace_setregs
@@ -25,6 +26,7 @@ from .loop import Loop, attempt
 from .marks import TRAP_HWBKPT, signal_info
 
 SYS_KCMP, KCMP_VM = 312, 1
+PEEKSIGINFO, SIGINFO, WAITING_MOST = 0x4209, 128, 64
 SI_KERNEL = 0x80
 DEPTH = 8  # of resolutions inside resolutions; deeper than this the outermost is forgotten
 NO_ARGS = (0,) * 6
@@ -102,6 +104,9 @@ class Session(Loop[Task]):
 
     def _hold(self, task: Task, deliver: int) -> None:
         """Leaving: every task is stopped first, then every breakpoint taken out of every memory, then all are let go."""
+        if not task.held and deliver == 0 and not task.exiting and _trap_waits(task.tid):
+            attempt(loop.CONT, task.tid)  # to the stop that reports it: no instruction is carried out before
+            return
         if not task.held:
             task.deliver = self._step_back(task, deliver)
         task.held = True
@@ -220,9 +225,16 @@ class Session(Loop[Task]):
             task = self._tasks[task.tid] = caller
         else:
             task.fresh()
+        self._adopt(task)  # all other threads are gone
         task.space, task.pending, task.exiting, task.armed = Space(), [], False, 0
         yield from self._ask(task, native.ASK_EXEC, former)
         return task
+
+    def _adopt(self, task: Task) -> None:
+        """Children whose maker was killed before it could say that they are its own."""
+        for child in [one for one in self._tasks.values() if one.space is None and task.pid in (one.pid, one.parent)]:
+            self._inherit(task, child, loop.EVENT_FORK)
+            self._resume(child, 0)
 
     def _exiting(self, task: Task) -> Iterator[None]:
         task.exiting = True
@@ -236,9 +248,8 @@ class Session(Loop[Task]):
         exited = os.WIFEXITED(status)
         kind, number = (tracer.EXITED, os.WEXITSTATUS(status)) if exited else (tracer.KILLED, os.WTERMSIG(status))
         self._tell(task, kind, (number,))
-        for child in [one for one in self._tasks.values() if one.space is None and task.pid in (one.pid, one.parent)][:1]:
-            self._inherit(task, child, loop.EVENT_FORK)  # its parent was killed before it could say that it is its own
-            self._resume(child, 0)
+        if not any(other is not task and other.pid == task.pid and other.space for other in self._tasks.values()):
+            self._adopt(task)
         self._remove(task)
         if self._stopping:
             self._leave_if_all_held()
@@ -337,6 +348,19 @@ class Session(Loop[Task]):
                 for other in self._tasks.values():
                     if other is not task and other.space is task.space:
                         attempt(loop.INTERRUPT, other.tid)
+
+
+def _trap_waits(tid: int) -> bool:
+    """A trap of ours that has not been reported: it would kill the program once we are gone."""
+    info = create_string_buffer(SIGINFO)
+    for offset in range(WAITING_MOST):
+        args = create_string_buffer(struct.pack("<QIi", offset, 0, 1))  # struct ptrace_peeksiginfo_args
+        if attempt(PEEKSIGINFO, tid, addressof(info), size=addressof(args)) != 1:
+            return False
+        number, _, code = struct.unpack_from("<iii", info)
+        if number == signal.SIGTRAP and code in (SI_KERNEL, TRAP_HWBKPT):
+            return True
+    return False
 
 
 def _one_memory(parent: Task, child: Task, event: int) -> bool:
