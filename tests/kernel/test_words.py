@@ -141,3 +141,16 @@ def test_an_unknown_option_is_its_commands(command: str) -> None:
     assert done.stderr.decode() == (
         f"reflective {command}: unrecognized arguments: --nonsense (see reflective {command} --help)\n"
     )
+
+
+ARGUMENTS = (["--"], ["--", "x"], ["x", "--", "y"], ["--", "--", "--help"], ["-v", "--", "-p"])
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=" ".join)
+@pytest.mark.parametrize("dashes", [(), ("--",)], ids=["", "--"])
+@pytest.mark.parametrize("words", [("exec",), ("exec", "-u", "X"), ("trace", "-o", "/dev/null")], ids=" ".join)
+def test_dashes_behind_the_program_are_its_own(words: Sequence[str], dashes: Sequence[str], arguments: Sequence[str]) -> None:
+    done = run(*words, *dashes, "printf", "%s|", "%", *arguments)
+    assert done.stdout.decode() == "".join(f"{one}|" for one in ["%", *arguments])
+    done = run(*words, *dashes, "/usr/bin/echo", *arguments)
+    assert done.stdout.decode() == " ".join(arguments) + "\n"

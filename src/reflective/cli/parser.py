@@ -95,6 +95,13 @@ def dispatch(words: list[str]) -> int:
     return status
 
 
+def _all_arguments(words: list[str], program: str | None, arguments: list[str]) -> list[str]:
+    """With the `--` right behind the program's name: it is the program's own, but argparse takes it for one of ours."""
+    before = len(words) - len(arguments) - 1
+    dropped = "--" in words and words.index("--") == before and words[before - 1] == program
+    return ["--", *arguments] if dropped else arguments
+
+
 def _silence() -> None:
     """Python flushes once more at its end, and would complain again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -116,6 +123,8 @@ def _dispatch(words: list[str]) -> int:
         return int(end.code or 0)
     if rest:
         Parser(prog=f"reflective {args.command}").error(f"unrecognized arguments: {' '.join(rest)}")
+    if hasattr(args, "arguments"):
+        args.arguments = _all_arguments(words, args.program, args.arguments)
     if args.command != "exec":
         return int(_module(args.command, __package__).show(args))
     from .exec import execute, settings_from
