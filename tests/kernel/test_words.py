@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -154,3 +155,18 @@ def test_dashes_behind_the_program_are_its_own(words: Sequence[str], dashes: Seq
     assert done.stdout.decode() == "".join(f"{one}|" for one in ["%", *arguments])
     done = run(*words, *dashes, "/usr/bin/echo", *arguments)
     assert done.stdout.decode() == " ".join(arguments) + "\n"
+
+
+def test_counts_as_json() -> None:
+    """The table's numbers; with -e of the calls that were asked for alone."""
+    words = ("trace", "-c", "-e", "openat,close", "cat", "/nowhere", "/etc/passwd")
+    rows = [
+        json.loads(line) for line in run(words[0], "--json", *words[1:]).stdout.splitlines() if line.startswith(b'{"schema"')
+    ]
+    assert {row["schema"] for row in rows} == {"reflective.trace-count/1"}
+    table = [line.split() for line in run(*words).stderr.decode().splitlines() if line.endswith((" openat", " close"))]
+    assert {row["name"]: row["calls"] for row in rows} == {line[-1]: int(line[3]) for line in table}
+    assert {row["name"]: row["errors"] for row in rows}["openat"] == next(
+        int(line[4]) for line in table if line[-1] == "openat"
+    )
+    assert all(row["time_ns"] > 0 for row in rows)

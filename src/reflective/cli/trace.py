@@ -59,7 +59,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
-    told = bool(args.json or args.perfetto or args.stack)
+    told = bool(args.json or args.perfetto or args.stack) and not args.count
     wanted = args.expression
     if wanted is not None and told:
         wanted |= {NUMBERS[name] for name in STATE}
@@ -115,7 +115,8 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
 def _writer(args: argparse.Namespace, request: Request, reader: Reader) -> tuple[Callable[[bytes], str], Callable[[], str]]:
     """What to write for each batch of records, and at the end."""
     if args.count:
-        return reader.tally, lambda: view.summary(reader.totals())
+        summary = view.json_summary if args.json else view.summary
+        return reader.tally, lambda: summary(reader.totals())
     if args.perfetto:
         from ..views.perfetto import Perfetto
 
