@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+UNWRITABLE = (errno.EBADF, errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
+
 
 class ReflectiveError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -57,6 +59,26 @@ def load_error(
     error = (kind or _BY_ERRNO.get(number, LoadError))(number, os.strerror(number), path)
     error.reason, error.hint = reason, hint
     return error
+
+
+def printable(text: str) -> str:
+    """The text on one line and without what a terminal would obey: control characters and stray bytes are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode("ascii")
+
+
+def said(error: Exception) -> str:
+    """What went wrong, for a line on stderr: LoadError and SessionError say it themselves."""
+    if isinstance(error, LoadError) or not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    if isinstance(error.filename, (str, bytes)):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return f"the output can't be written: {error.strerror}" if error.errno in UNWRITABLE else error.strerror
 
 
 class SessionError(ReflectiveError):

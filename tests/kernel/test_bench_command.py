@@ -70,7 +70,7 @@ def test_text_and_plot(tmp_path: Path) -> None:
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_refused(words: list[str], status: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_refused(words: list[str], status: int, told: str, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """Before anything is measured."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     if words[-1] == "ulexecve" and not ways.missing("ulexecve"):
@@ -79,7 +79,7 @@ def test_refused(words: list[str], status: int, told: str, capsys: pytest.Captur
         result = main(["bench", *words])
     except SystemExit as end:
         result = int(end.code or 0)
-    assert (result, capsys.readouterr().err) == (status, told)
+    assert (result, capfd.readouterr().err) == (status, told)
 
 
 def test_the_names_in_help_are_those_there_are() -> None:

@@ -12,9 +12,12 @@ def main(argv: list[str] | None = None) -> int:
     if words[:1] == ["exec"] and rest and (words[1] == "--" or not words[1].startswith("-")):
         # The common case does without argparse, whose import takes as long as half of Python's own start.
         # Nor does it leave garbage that is worth looking for.
+        import _signal  # type: ignore[import-not-found]  # signal takes long to import, and mypy does not know what is in it
         import gc
 
         gc.disable()
+        if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until the program has it
         from .exec import plain
 
         return plain(rest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 
 from ..elf import symbols
@@ -17,6 +16,7 @@ from ..observe.space import Line, lines
 from ..proc import maps, objects, pages, threads
 from ..proc.smaps import Usage, Used
 from ..views import json
+from .exec import complain
 
 FAILED = 1
 EXECUTE = 4  # PROT_EXEC
@@ -38,8 +38,7 @@ def show(args: argparse.Namespace) -> int:
     except ReflectiveError as error:
         problems.append(str(error))
     _print(args, found)
-    for problem in problems:
-        print(f"reflective: {problem}", file=sys.stderr)
+    complain(*problems)
     return FAILED if problems else 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from ..errors import ReflectiveError
 from ..native.run import addresses_fixed
@@ -14,9 +13,9 @@ from ..plan.build import search
 from ..plan.stack import encode
 from ..trace.starts import KERNEL, REFLECTIVE, Program, Sample, sample
 from ..views import json, plot
-from .exec import initial_environment, status_of
+from .exec import complain, initial_environment, status_of
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 def show(args: argparse.Namespace) -> int:
@@ -29,8 +28,6 @@ def show(args: argparse.Namespace) -> int:
         argv = tuple(encode(word) for word in (args.program, *args.arguments))
         program = Program(plan, argv, initial_environment())
         samples = {via: _sample(program, via, args.runs) for via in _ways(args.via)}
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except ReflectiveError as error:
         return _fail(str(error), status_of(error) if isinstance(error, OSError) else FAILED)
     bases = {via: one.bases for via, one in samples.items()}
@@ -61,5 +58,5 @@ def _ways(via: str) -> tuple[str, ...]:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"reflective: {message}", file=sys.stderr)
+    complain(message)
     return status

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,13 @@ from ..bench import cpuid
 from ..bench.measure import COMMANDS, command, comparisons, throughput
 from ..bench.ways import REFERENCE, WAYS, missing
 from ..errors import ReflectiveError
+from ..errors import said as describe
 from ..observe.bench import Comparison, Throughput
 from ..views import bench as view
 from ..views import plot
+from .exec import complain
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 SMALL, LARGE = 15, (200, 1000)  # MB; a large parent is measured with one program
 
 
@@ -34,10 +35,8 @@ def show(args: argparse.Namespace) -> int:
             found = list(_compared(args, words, ways))
             rates = _rates(args.clients, words, ways)
             machine = _cpuid(words, said)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except (ReflectiveError, OSError, subprocess.CalledProcessError) as error:
-        return _fail(str(error))
+        return _fail(describe(error))
     if args.plot:
         shown = [one for one in found if one.megabytes == found[0].megabytes]
         bars = [(o.program, o.way, o.whole_us.median, o.whole_us.quartile_1, o.whole_us.quartile_3) for o in shown]
@@ -102,5 +101,5 @@ def _cpuid(words: dict[str, tuple[str, ...]], said: list[str]) -> dict[str, floa
 
 
 def _fail(message: str) -> int:
-    print(f"reflective: {message}", file=sys.stderr)
+    complain(message)
     return FAILED

@@ -16,9 +16,10 @@ from ..conform.report import summarise
 from ..conform.variants import Compiler
 from ..errors import ReflectiveError
 from ..views import conform as view
+from .exec import complain
 
 OURS = "reflective exec -- {}"
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE = 1, 2
 
 
 def show(args: argparse.Namespace) -> int:
@@ -27,10 +28,8 @@ def show(args: argparse.Namespace) -> int:
         loader = _command(args.loader)
         with tempfile.TemporaryDirectory(prefix="reflective-conform-") as directory:
             found = list(_measured(args, loader, Path(directory)))
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except ReflectiveError as error:
-        print(f"reflective: {error}", file=sys.stderr)
+        complain(str(error))
         return USAGE
     report = summarise(args.loader or OURS, found)
     if args.json:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from ..errors import LoadError
+from ..errors import LoadError, printable, said
 from ..native import run
 from ..native.child import Setup
 from ..native.prepare import Request
@@ -52,14 +52,16 @@ def execute(words: list[str], settings: Settings) -> int:
         plan = find(words[0], settings)
         return _run(plan, words, settings)
     except (OSError, ValueError) as error:
-        complain(error)
+        complain(said(error))
         return status_of(error)
 
 
-def complain(what: object) -> None:
-    """One line on stderr. If that can't be written to, or is closed, there is nobody to tell."""
+def complain(*lines: str, name: str = "reflective") -> None:
+    """Lines on stderr. If that can't be written to, or is closed, there is nobody to tell."""
+    if sys.stderr is None:  # what is 2 now is something else
+        return
     try:  # noqa: SIM105 - contextlib takes longer to import than the rest of this module
-        os.write(2, os.fsencode(f"reflective: {what}\n"))
+        os.write(2, "".join(f"{name}: {printable(line)}\n" for line in lines).encode())
     except OSError:
         pass
 
@@ -131,7 +133,7 @@ def _run(plan: LoadPlan, words: list[str], settings: Settings) -> int:
         if settings.verbose:
             from ..views import lines
 
-            complain("\nreflective: ".join(lines.start(started, plan)))
+            complain(*lines.start(started, plan))
 
     try:
         if settings.in_place:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from ..errors import LoadError, ReflectiveError, SessionError
 from ..observe.sharing import Pages, Shared, count, pairs, shared
@@ -13,7 +12,7 @@ from ..plan.build import search
 from ..plan.stack import encode
 from ..proc import maps, objects, pages, smaps
 from ..views import json
-from .exec import initial_environment, status_of
+from .exec import complain, initial_environment, status_of
 
 FAILED, USAGE = 1, 2
 CHUNK = 64 << 20  # bytes of address space whose pages are read at once
@@ -122,5 +121,5 @@ def _show_changes(args: argparse.Namespace, found: tuple[Change, ...], head: str
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"reflective: {message}", file=sys.stderr)
+    complain(message)
     return status

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from .. import __version__
+from ..errors import said
 
 # A subcommand has its options in the module of its name in options/, and what shows it in the one here.
 COMMANDS = {
@@ -36,6 +37,11 @@ class Parser(argparse.ArgumentParser):
         if sys.stderr is not None:
             print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse would not mind if it can't be written."""
+        if message:
+            (file or sys.stdout).write(message)
 
 
 def build_parser(command: str = "") -> Parser:
@@ -67,28 +73,60 @@ class _Closed(io.StringIO):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
-def _shown(module: Any, args: argparse.Namespace) -> int:
-    """What the subcommand returns; one line if its output can't be written, 130 for ^C."""
+def dispatch(words: list[str]) -> int:
+    """Parses the command line and runs the subcommand; returns its exit status. One line if its output can't be written.
+
+    Of ^C, and of SIGPIPE if nobody reads on, it dies: a shell's loop then ends too.
+    """
+    from .exec import complain
+
     sys.stdout = sys.stdout or _Closed()
     try:
-        status = int(module.show(args))
+        status = _dispatch(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return _die_of(signal.SIGINT)
+    except BrokenPipeError:
+        return _die_of(signal.SIGPIPE)
     except OSError as error:
-        if not isinstance(error, BrokenPipeError) and sys.stderr is not None:
-            print(f"reflective: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end, and would complain again
+        complain(said(error))
+        _silence()
         return 1
     return status
 
 
-def dispatch(words: list[str]) -> int:
-    """Parses the command line and runs the subcommand; returns its exit status."""
+def _all_arguments(words: list[str], program: str | None, arguments: list[str]) -> list[str]:
+    """With the `--` right behind the program's name: it is the program's own, but argparse takes it for one of ours."""
+    before = len(words) - len(arguments) - 1
+    dropped = "--" in words and words.index("--") == before and words[before - 1] == program
+    return ["--", *arguments] if dropped else arguments
+
+
+def _silence() -> None:
+    """Python flushes once more at its end, and would complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _die_of(number: int) -> int:
+    from ..native.run import die_of
+
+    _silence()
+    die_of(number)
+    return 128 + number
+
+
+def _dispatch(words: list[str]) -> int:
     command = next((word for word in words if word in COMMANDS), "")
-    args = build_parser(command).parse_args(words)
+    try:
+        args, rest = build_parser(command).parse_known_args(words)
+    except SystemExit as end:  # --help, or wrong usage
+        return int(end.code or 0)
+    if rest:
+        Parser(prog=f"reflective {args.command}").error(f"unrecognized arguments: {' '.join(rest)}")
+    if hasattr(args, "arguments"):
+        args.arguments = _all_arguments(words, args.program, args.arguments)
     if args.command != "exec":
-        return _shown(_module(args.command, __package__), args)
+        return int(_module(args.command, __package__).show(args))
     from .exec import execute, settings_from
 
     if args.arguments[:1] == ["--"] and args.program.startswith("-"):

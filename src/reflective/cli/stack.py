@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from ..errors import LoadError, ReflectiveError
 from ..observe import stack
@@ -14,7 +13,7 @@ from ..proc import maps
 from ..trace.session import ENTRY, INTERPRETER, Session
 from ..trace.starts import Program
 from ..views import json
-from .exec import initial_environment, status_of
+from .exec import complain, initial_environment, status_of
 
 FAILED = 1
 
@@ -33,7 +32,7 @@ def show(args: argparse.Namespace) -> int:
     except (ReflectiveError, ValueError) as error:
         if isinstance(error, LoadError) and error.hint.startswith("32-bit"):
             error.hint = "a 32-bit program: gdb shows its stack, with starti and x/64wx $esp"
-        print(f"reflective: {error}", file=sys.stderr)
+        complain(str(error))
         return status_of(error) if isinstance(error, LoadError) else FAILED
     if args.json:
         print("\n".join(json.stack(args.program, args.via, items, registers)))

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from ..errors import LoadError, SessionError
+from ..errors import UNWRITABLE, LoadError, SessionError, said
 from ..native import tracer
-from ..native.run import leave_as
+from ..native.run import above_stdio, attend, block_signals, leave_as
 from ..native.tracer import Request, Session
 from ..plan.build import search
 from ..proc import attach
@@ -21,12 +21,13 @@ from ..trace.reader import Reader, copies, with_paths, with_stacks
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
-from .exec import initial_environment, status_of
+from .exec import complain, initial_environment, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..trace import engine
 
+NAME = "reflective trace"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # ^C, kill, a terminal that goes away: all let go of the tasks
 STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
 
@@ -34,10 +35,10 @@ STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say 
 def show(args: argparse.Namespace) -> int:
     """Traces, and returns the program's status."""
     if bool(args.program) == bool(args.pid):
-        print("reflective trace: a program or -p PID, one of them (see reflective trace --help)", file=sys.stderr)
+        complain("a program or -p PID, one of them (see reflective trace --help)", name=NAME)
         return 2
     if args.perfetto and (args.json or args.count or args.output or args.explain):
-        print("reflective trace: --perfetto FILE is an output of its own: without --json, -c, -o, --explain", file=sys.stderr)
+        complain("--perfetto FILE is an output of its own: without --json, -c, -o, --explain", name=NAME)
         return 2
     gate = -1
     try:
@@ -50,7 +51,7 @@ def show(args: argparse.Namespace) -> int:
                 _warn(args.pid)
             status, number = _trace(args, _request(args, tids, gate), file)
     except (SessionError, ValueError, OSError) as error:
-        return _refused(error, bool(args.pid))
+        return _refused(error, args)
     finally:
         if gate >= 0:
             os.close(gate)
@@ -58,7 +59,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace, tids: list[int], gate: int) -> Request:
-    told = bool(args.json or args.perfetto or args.stack)
+    told = bool(args.json or args.perfetto or args.stack) and not args.count
     wanted = args.expression
     if wanted is not None and told:
         wanted |= {NUMBERS[name] for name in STATE}
@@ -86,6 +87,7 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
     reader.paths, reader.stacks = args.paths, args.stack
     text, end = _writer(args, request, reader)
+    unwritten: OSError | None = None
     session = _engine(args.engine)(request)
     try:
         for batch in session.batches(lambda: bool(interrupts)):
@@ -93,12 +95,19 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
             file.flush()
     except BrokenPipeError:
         interrupts.append(signal.SIGPIPE)
+    except OSError as error:  # no room: the program goes on, as under strace
+        unwritten = error
     finally:
         for _ in session.batches(lambda: True):
             pass
         status = session.finish()
         for number, handler in before.items():
             signal.signal(number, handler)
+    if unwritten:
+        if request.gate >= 0 and status is None:
+            block_signals()  # for good: this process ends with it
+            attend(request.leader)
+        raise unwritten
     file.write(end())
     return status, interrupts[0] if interrupts else 0
 
@@ -106,7 +115,8 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
 def _writer(args: argparse.Namespace, request: Request, reader: Reader) -> tuple[Callable[[bytes], str], Callable[[], str]]:
     """What to write for each batch of records, and at the end."""
     if args.count:
-        return reader.tally, lambda: view.summary(reader.totals())
+        summary = view.json_summary if args.json else view.summary
+        return reader.tally, lambda: summary(reader.totals())
     if args.perfetto:
         from ..views.perfetto import Perfetto
 
@@ -141,25 +151,33 @@ def _explainer(args: argparse.Namespace) -> Reader:
 @contextmanager
 def _output(args: argparse.Namespace) -> Iterator[TextIO]:
     if args.output or args.perfetto:
-        with open(args.output or args.perfetto, "w", errors="surrogateescape") as file:
+        with open(args.output or args.perfetto, "w", errors="surrogateescape", opener=_above_stdio) as file:
             yield file
-    else:
+    elif args.json or sys.stderr is not None:
         yield sys.stdout if args.json else sys.stderr
+    else:  # closed: there is nobody to tell
+        with open(os.devnull, "w", opener=_above_stdio) as file:
+            yield file
+
+
+def _above_stdio(path: str, flags: int) -> int:
+    """Where standard error is closed the file must not take its place: the program would write there."""
+    return above_stdio(os.open(path, flags, 0o666))
 
 
 def _warn(pids: list[int]) -> None:
     for pid in pids:
         if attach.bits(pid) == 32:
-            print(
-                f"reflective: process {pid} runs a 32-bit program: its calls are shown by number; strace -p {pid} names them",
-                file=sys.stderr,
-            )
+            complain(f"process {pid} runs a 32-bit program: its calls are shown by number; strace -p {pid} names them")
 
 
-def _refused(error: Exception, attaching: bool) -> int:
-    known = attaching and isinstance(error, OSError) and isinstance(error.filename, int)
-    said = attach.refusal(error.filename, error) if known and isinstance(error, OSError) else str(error)
-    print(f"reflective: {said}", file=sys.stderr)
+def _refused(error: Exception, args: argparse.Namespace) -> int:
+    if args.pid and isinstance(error, OSError) and isinstance(error.filename, int):
+        complain(attach.refusal(error.filename, error))
+    elif isinstance(error, OSError) and error.errno in UNWRITABLE and (args.output or args.perfetto):
+        complain(f"{args.output or args.perfetto}: {error.strerror}")
+    else:
+        complain(said(error))
     return status_of(error) if isinstance(error, LoadError) else 1
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 
+from ..errors import printable
 from ..native.child import Setup
 from ..native.prepare import Request
 from ..native.run import replace
@@ -30,7 +31,7 @@ def gated(words: Sequence[str], environ: tuple[bytes, ...], reflective: bool) ->
         try:
             _become(path, words, environ, reader, reflective)
         except OSError as error:
-            os.write(2, f"reflective: {refused or f'{path}: {error}'}\n".encode(errors="replace"))
+            os.write(2, f"reflective: {printable(str(refused or f'{path}: {error.strerror}'))}\n".encode())
         finally:
             os._exit(126)
     os.close(reader)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ..errors import printable
 from ..observe.address import Place
 from ..plan.steps import prot_text
 from ..proc.pages import Page
@@ -30,13 +31,13 @@ def _paragraph(place: Place) -> Iterator[Text]:
 def _rows(place: Place) -> Iterator[tuple[str, Text]]:
     line = place.line
     if line is None:
-        yield "memory", Text(place.what)
+        yield "memory", Text(printable(place.what))
         return
     mapping = line.mapping
     if place.link is not None:
-        yield "object", Text(f"{line.object}+{place.link:#x}")
+        yield "object", Text(f"{printable(line.object)}+{place.link:#x}")
     elif line.object:
-        yield "memory", Text(line.object)
+        yield "memory", Text(printable(line.object))
     if line.segment >= 0:
         section = f", section {place.section}" if place.section else ""
         yield "segment", Text(line.what.removeprefix("segment ") + section)
@@ -51,7 +52,7 @@ def _rows(place: Place) -> Iterator[tuple[str, Text]]:
     if place.page:
         yield "page", Text(_page(place.page, place.mapped))
     if place.source:
-        yield "source", Text(f"{place.source.path}:{place.source.line}")
+        yield "source", Text(f"{printable(place.source.path)}:{place.source.line}")
     if place.problem:
         yield "note", Text(place.problem, style="yellow")
 

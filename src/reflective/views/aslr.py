@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from ..observe.aslr import Finding, Region
 
 LEGEND = (
@@ -34,7 +35,7 @@ def table(
         for note in finding.notes:
             rows.add_row("", "", "", "", "", "", "", "", "", Text(note, style="yellow"))
     speeds = ", ".join(f"{via} {rate:.0f} starts/s" for via, rate in rates.items())
-    head = Text(f"{program}: {runs} starts ({speeds})\n")
+    head = Text(f"{printable(program)}: {runs} starts ({speeds})\n")
     return Group(head, *(Text(line) for line in said), *([Text("")] if said else []), rows, Text("\n" + LEGEND, style="dim"))
 
 

@@ -11,7 +11,7 @@ def start(started: Started, plan: LoadPlan) -> list[str]:
     layout = started.layout
     lines = [f"process {started.pid}: {plan.path}"]
     if plan.prefix:
-        lines.append("script: run by " + " ".join(word.decode(errors="replace") for word in plan.prefix))
+        lines.append("script: run by " + " ".join(word.decode(errors="surrogateescape") for word in plan.prefix))
     lines.append(f"executable {plan.executable.path}: load bias {layout.exe:#x}")
     if plan.interpreter:
         lines.append(f"interpreter {plan.interpreter.path}: load bias {layout.interp:#x}")

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from ..observe.sharing import Shared, in_bytes, total
 from ..observe.space import Change, Line
 from ..plan.steps import prot_text
@@ -33,7 +34,7 @@ def space(lines: Sequence[Line], head: str) -> RenderableType:
         sum(line.usage.shared for line in lines),
     )
     table.add_row("total", "", "", "", *(size(value) for value in total), "", style="bold")
-    return Group(Text(head), Text(""), table, Text(""), _legend())
+    return Group(Text(printable(head)), Text(""), table, Text(""), _legend())
 
 
 def difference(changes: Sequence[Change], head: str) -> RenderableType:
@@ -45,7 +46,7 @@ def difference(changes: Sequence[Change], head: str) -> RenderableType:
         words = Text(f"{cells[-1]}; {change.words}" if change.words else str(cells[-1]))
         table.add_row(Text(change.sign, style=styles[change.sign]), *cells[:-1], words)
     said = Text("\n+ new, - gone, ~ changed. shared: bytes that another process has mapped too.", style="dim")
-    return Group(Text(head), Text(""), table, said)
+    return Group(Text(printable(head)), Text(""), table, said)
 
 
 def sharing(found: Sequence[Shared], head: str) -> RenderableType:
@@ -70,7 +71,7 @@ def sharing(found: Sequence[Shared], head: str) -> RenderableType:
     said = (
         "Pages of 4 KiB. differ: in both, each with a frame of its own (copied on write). dim: nothing to compare with there."
     )
-    return Group(Text(head), Text(""), table, Text(words), Text(said, style="dim"))
+    return Group(Text(printable(head)), Text(""), table, Text(words), Text(said, style="dim"))
 
 
 def size(value: int) -> str:
@@ -92,7 +93,7 @@ def _table(columns: Sequence[str]) -> Table:
 def _cells(line: Line) -> tuple[str | Text, ...]:
     mapping, usage = line.mapping, line.usage
     prot = Text(prot_text(mapping.prot) + ("s" if mapping.shared else "p"), style=STYLES.get(mapping.prot, ""))
-    name = "".join(c if c.isprintable() else "?" for c in line.object)
+    name = printable(line.object)
     return (
         f"{mapping.start:012x}-{mapping.end:012x}",
         size(mapping.end - mapping.start),

@@ -18,7 +18,7 @@ class Bar:
     def __init__(self, what: str, total: int) -> None:
         self._begun = time.monotonic()
         self._what, self._total, self._done = what, total, 0
-        self._wanted = sys.stderr.isatty()
+        self._wanted = sys.stderr is not None and sys.stderr.isatty()
         self._progress: Progress | None = None
 
     def __enter__(self) -> Bar:

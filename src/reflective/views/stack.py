@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import printable
 from ..observe.stack import Item
 
 STYLES = {
@@ -36,7 +37,7 @@ def picture(items: Sequence[Item], registers: Mapping[str, int], head: str) -> R
     shown = ["rip", "rsp", *others]
     zero = len(registers) - len(shown)
     values = "  ".join(f"{name} {registers[name]:#x}" for name in shown)
-    return Group(Text(head), Text(""), rows, Text(""), Text(f"registers: {values}; the other {zero} are 0"))
+    return Group(Text(printable(head)), Text(""), rows, Text(""), Text(f"registers: {values}; the other {zero} are 0"))
 
 
 def _text(item: Item) -> Text:
@@ -44,8 +45,5 @@ def _text(item: Item) -> Text:
     quoted = item.kind in ("argument", "environment", "path", "platform", "argv", "envp") and not (
         item.value == 0 and item.kind in ("argv", "envp")
     )
-    shown = "".join(
-        c if c.isprintable() else c.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
-        for c in item.text
-    )
-    return Text((f'"{shown}"' if quoted else shown) + (f" → {item.target}" if item.target else ""))
+    shown = printable(item.text)
+    return Text((f'"{shown}"' if quoted else shown) + (f" → {printable(item.target)}" if item.target else ""))

@@ -10,10 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ..elf.image import ElfImage
+from ..errors import printable
 from ..plan import steps
 from ..plan.build import LoadPlan
 from ..plan.reset import CONSTANTS
 from ..plan.steps import prot_text
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever has called the view knows what to do when nobody reads on; rich would exit."""
+        raise
+
 
 COLORS = {"r": "green", "w": "yellow", "x": "red"}
 
@@ -21,7 +29,7 @@ COLORS = {"r": "green", "w": "yellow", "x": "red"}
 def write(what: RenderableType, color: str, file: TextIO | None = None) -> None:
     """Prints, on stdout if nothing else is given. `color` is auto, always or never; only a terminal limits the width."""
     terminal = (file or sys.stdout).isatty()
-    console = Console(
+    console = _Console(
         file=file,
         force_terminal=True if color == "always" else None,
         no_color=True if color == "never" else None,
@@ -41,12 +49,12 @@ def plan(value: LoadPlan) -> RenderableType:
         table.add_row(str(number), step.kind, *_cells(step))
     head = [f"executable   {_image(value.executable)}"]
     if value.prefix:
-        head.append("arguments    " + " ".join(word.decode(errors="replace") for word in value.prefix) + " …")
+        head.append("arguments    " + " ".join(word.decode(errors="surrogateescape") for word in value.prefix) + " …")
     if value.interpreter:
         head.append(f"interpreter  {_image(value.interpreter)}")
     head += [f"note         {note}" for note in value.notes]
     legend = "\nexe, interp, stack and brk are bases, chosen anew for every start; sizes in bytes."
-    return Group(*(Text(line) for line in head), Text(""), table, Text(legend, style="dim"))
+    return Group(*(Text(printable(line)) for line in head), Text(""), table, Text(legend, style="dim"))
 
 
 def _image(image: ElfImage) -> str:
@@ -82,7 +90,7 @@ def _cells(step: steps.Step) -> tuple[str | Text, str, str]:
     if isinstance(step, steps.SetMm):
         return "", "", f"code {_range(step.code)}, data {_range(step.data)}"
     if isinstance(step, steps.SetName):
-        return "", "", step.name
+        return "", "", printable(step.name)
     return "", "", (type(step).__doc__ or "").partition("\n")[0].rstrip(".")
 
 

@@ -29,7 +29,7 @@ from ..trace.events import (
 
 EXPLAINS = "   # "  # begins the line below a call that says what it is for
 COLUMN = 40  # where the equals sign goes, if there is room
-SCHEMA = "reflective.trace/1"
+SCHEMA, COUNT_SCHEMA = "reflective.trace/1", "reflective.trace-count/1"
 
 
 class Text:
@@ -197,3 +197,11 @@ def summary(totals: dict[str, tuple[int, int, int]]) -> str:
         lines.append(f"{share:6.2f} {time / 1e9:11.6f} {time // count // 1000:11} {count:9} {failed or '':>9} {name}")
     lines += [rule, f"100.00 {spent / 1e9:11.6f} {spent // max(calls, 1) // 1000:11} {calls:9} {errors or '':>9} total"]
     return "\n".join(lines) + "\n"
+
+
+def json_summary(totals: dict[str, tuple[int, int, int]]) -> str:
+    """The same as JSON lines, one a call."""
+    return "".join(
+        json.dumps({"schema": COUNT_SCHEMA, "name": name, "calls": count, "errors": failed, "time_ns": time}) + "\n"
+        for name, (count, failed, time) in sorted(totals.items(), key=lambda item: -item[1][2])
+    )
