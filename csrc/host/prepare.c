@@ -209,7 +209,7 @@ int area_fill(struct refl_start *start, struct area *area, uint64_t sigmask)
 
 /*
  * With PR_SET_MDWE what was written can't be made executable; a file that was written can be mapped so (mm/mmap.c:
- * map_deny_write_exec). The descriptor is closed before anybody starts.
+ * map_deny_write_exec); so have seccomp filters such as systemd's for MemoryDenyWriteExecute= (EPERM). The descriptor is closed before anybody starts.
  */
 static int from_a_file(uint8_t *page)
 {
@@ -235,5 +235,5 @@ int prepare(struct refl_start *start, struct area *area, uint64_t sigmask)
     memcpy(area->base, blob_bytes, sizeof blob_bytes);
     if (mprotect(area->base, REFL_PAGE, PROT_READ | PROT_EXEC) == 0)
         return 0;
-    return errno == EACCES ? from_a_file(area->base) : -errno;
+    return errno == EACCES || errno == EPERM ? from_a_file(area->base) : -errno;
 }
