@@ -1,6 +1,7 @@
 """Runs a command with less: `confine.py seccomp COMMAND…`, `confine.py landlock COMMAND…`. By ctypes, without a library.
 
 seccomp   what Docker's default profile refuses a container without capabilities: EPERM, and ENOSYS for clone3
+written   what systemd's MemoryDenyWriteExecute= refuses: memory to be made executable, or mapped so while writable
 landlock  files can be read and executed everywhere, but written and made only below /tmp, /dev and /proc
 """
 
@@ -14,8 +15,9 @@ from collections.abc import Iterable
 
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 ALLOW, REFUSE, NO_SUCH_CALL = 0x7FFF0000, 0x00050001, 0x00050026
-LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
-NUMBER, ARGUMENT = 0, 16  # struct seccomp_data: nr; the low half of args[0]
+LOAD, EQUAL, ANY_BIT, AND, RETURN = 0x20, 0x15, 0x45, 0x54, 0x06
+NUMBER, ARGUMENT, PROTECTION = 0, 16, 32  # struct seccomp_data: nr; the low half of args[0], of args[2]
+MMAP, MPROTECT = 9, 10
 CLONE, PERSONALITY, UNSHARE, CLONE3 = 56, 135, 272, 435
 NAMESPACES = 0x7E020000  # CLONE_NEW*
 PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
@@ -70,15 +72,25 @@ def allow_only(number: int, values: Iterable[int]) -> bytes:
     return statement(EQUAL, number, 0, len(look) // 8) + look
 
 
-def seccomp() -> None:
-    program = statement(LOAD, NUMBER) + refuse(CLONE3, NO_SUCH_CALL) + b"".join(refuse(number) for number in DENIED.values())
-    program += refuse_bits(CLONE, NAMESPACES) + refuse_bits(UNSHARE, NAMESPACES) + allow_only(PERSONALITY, PERSONALITIES)
-    program += statement(RETURN, ALLOW)
+def install(program: bytes) -> None:
     code = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(code))
     no_new_privileges()
     if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, described, 0, 0):
         raise OSError(ctypes.get_errno(), "PR_SET_SECCOMP")
+
+
+def written() -> None:
+    both = statement(LOAD, PROTECTION) + statement(AND, 6) + statement(EQUAL, 6, 0, 1) + statement(RETURN, REFUSE)
+    mapped = statement(EQUAL, MMAP, 0, 5) + both + statement(RETURN, ALLOW)
+    changed = statement(LOAD, PROTECTION) + statement(ANY_BIT, 4, 0, 1) + statement(RETURN, REFUSE)
+    install(statement(LOAD, NUMBER) + mapped + statement(EQUAL, MPROTECT, 0, 3) + changed + statement(RETURN, ALLOW))
+
+
+def seccomp() -> None:
+    program = statement(LOAD, NUMBER) + refuse(CLONE3, NO_SUCH_CALL) + b"".join(refuse(number) for number in DENIED.values())
+    program += refuse_bits(CLONE, NAMESPACES) + refuse_bits(UNSHARE, NAMESPACES) + allow_only(PERSONALITY, PERSONALITIES)
+    install(program + statement(RETURN, ALLOW))
 
 
 def landlock() -> None:
@@ -93,7 +105,7 @@ def landlock() -> None:
 
 
 def main() -> None:
-    {"seccomp": seccomp, "landlock": landlock}[sys.argv[1]]()
+    {"seccomp": seccomp, "written": written, "landlock": landlock}[sys.argv[1]]()
     os.execvp(sys.argv[2], sys.argv[2:])
 
 

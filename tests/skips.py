@@ -17,6 +17,7 @@ from verdict import may_set_exe
 ALLOWED = {
     r"python3\.1[23] is not installed": "Debian 12 packages 3.11 alone; the others are tested where pyenv has them",
     r"CPython's own tests are not installed.*": "some distributions leave them out of Python",
+    r"nothing can be sealed here.*": "mseal came with Linux 6.10",
     r"no thread of the kernel is visible": "a container has a PID namespace of its own",
     r"uprobes (are for root|can't be had here).*": "they take root, and a container seldom has CAP_SYS_ADMIN",
     r"vm.overcommit_memory can't be set here.*": "in a container /proc/sys may be read-only",

@@ -133,8 +133,8 @@ static void fill_end(const struct refl_start *start, struct area *area, uint64_t
 }
 
 /*
- * With PR_SET_MDWE what was written can't be made executable; a file that was written can be mapped so (mm/mmap.c:
- * map_deny_write_exec). The descriptor is closed before anybody starts.
+ * With PR_SET_MDWE (EACCES), or a filter such as systemd's for MemoryDenyWriteExecute= (EPERM), what was written can't be made
+ * executable; a file that was written can be mapped so (mm/mmap.c: map_deny_write_exec). It is closed before anybody starts.
  */
 static int from_a_file(uint8_t *page)
 {
@@ -201,5 +201,5 @@ int prepare(struct refl_start *start, struct area *area, uint64_t sigmask)
     memcpy(base, blob_bytes, sizeof blob_bytes);
     if (mprotect(base, REFL_PAGE, PROT_READ | PROT_EXEC) == 0)
         return 0;
-    return errno == EACCES ? from_a_file(base) : -errno;
+    return errno == EACCES || errno == EPERM ? from_a_file(base) : -errno;
 }

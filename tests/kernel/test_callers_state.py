@@ -29,6 +29,7 @@ from reflective.conform.start import Properties, Start, differences
 from reflective.conform.variants import Compiler
 from reflective.native import run
 from reflective.native.prepare import Request, prepare
+from reflective.native.system import _sealed
 from reflective.plan.build import build
 
 TIMEOUT_S = 60
@@ -37,6 +38,7 @@ MMAP_PAGE_ZERO = 0x100000
 MCL_FUTURE = 2
 CLONE_FILES, KCMP_FILES, SYS_CLONE, SYS_KCMP = 0x400, 2, 56, 312
 THREAD_KEYRING, PROCESS_KEYRING = -1, -2
+SYS_MSEAL = 462
 SYS_KEYCTL, KEYCTL_GET_KEYRING_ID = 250, 0
 
 FORKED = {"parent's death", "64 MiB of stack, elevated", "unlimited stack, elevated", "MMAP_PAGE_ZERO"}  # not for a zygote
@@ -227,15 +229,17 @@ def test_descriptors_are_shared_no_more(way: Way) -> None:
     """With a process that had the same table of them. Past the load the program waits; kcmp then compares."""
 
     def work() -> bool:
-        (reader, writer), (silent, _) = os.pipe2(0), os.pipe()
-        os.dup2(silent, 0), os.dup2(writer, 1)
+        (reader, writer), (gate, opener) = os.pipe(), os.pipe()
+        os.dup2(gate, 0), os.dup2(writer, 1)
         pid = LIBC.syscall(SYS_CLONE, CLONE_FILES | signal.SIGCHLD, None, None, None, None)
         if pid == 0:
             try:
+                os.read(gate, 1)
                 way("/bin/sh", ["sh", "-c", "echo; read line"])
             finally:
                 os._exit(99)
         before = LIBC.syscall(SYS_KCMP, os.getpid(), pid, KCMP_FILES, 0, 0)
+        os.write(opener, b"1")
         select.select([reader], [], [], 20)
         after = LIBC.syscall(SYS_KCMP, os.getpid(), pid, KCMP_FILES, 0, 0)
         os.kill(pid, signal.SIGKILL)
@@ -255,6 +259,20 @@ def test_executable_stack_without_written_code(tmp_path: Path, linked: str) -> N
     assert told(no_written_code, by_execve, words).returncode == 42
     for way in (by_zygotes, by_fork):
         assert told(no_written_code, way, words).returncode == (99 if linked == "execstack" else 42)
+
+
+def test_a_sealed_mapping_is_told() -> None:
+    """From another, by the kernel's own word: a filter may refuse to change either."""
+
+    def work() -> list[bool]:
+        LIBC.mmap.restype, zero = ctypes.c_void_p, ctypes.c_void_p(0)
+        pages = [LIBC.mmap(zero, ctypes.c_size_t(4096), protection, 0x22, -1, zero) for protection in (1, 3)]
+        checked(LIBC.syscall(SYS_MSEAL, ctypes.c_void_p(pages[0]), ctypes.c_size_t(4096), 0))
+        return [_sealed(page) for page in pages]
+
+    if LIBC.syscall(SYS_MSEAL, None, ctypes.c_size_t(0), 0) < 0:
+        pytest.skip("nothing can be sealed here: needs Linux 6.10")
+    assert in_child(work) == [True, False]
 
 
 def without_capabilities() -> None:

@@ -57,9 +57,10 @@ CONFINEMENTS: dict[str, tuple[tuple[str, ...], bool]] = {
     "user namespace": (("unshare", "--user", "--map-root-user"), False),
     "no_new_privs": (("setpriv", "--no-new-privs"), False),
     "seccomp": ((*NO_CAPABILITIES, *CONFINE, "seccomp"), False),
+    "no written code": ((*CONFINE, "written"), False),
     "landlock": ((*CONFINE, "landlock"), False),
 }
-WITH_CAPABILITIES = {"no_new_privs", "landlock", "user namespace"}
+WITH_CAPABILITIES = {"no_new_privs", "landlock", "user namespace", "no written code"}
 
 
 def prefix_of(name: str) -> tuple[tuple[str, ...], bool]:

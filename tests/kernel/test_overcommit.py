@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -36,6 +37,12 @@ HELD = 30 * TIB  # what this process takes of it; 20 are left for all others
 @contextlib.contextmanager
 def no_overcommit(limit: int = LIMIT) -> Iterator[None]:
     """`limit` bytes may be committed, by all processes together. Skips where the setting can't be changed."""
+    with MODE.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the suite would set it, too
+        yield from _no_overcommit(limit)
+
+
+def _no_overcommit(limit: int) -> Iterator[None]:
     before = MODE.read_text(), RATIO.read_text(), KBYTES.read_text()
     try:
         KBYTES.write_text(str(limit >> 10))

@@ -44,7 +44,7 @@ def _collect() -> System:
         task_end=lib.refl_task_end(),
         mmap_top=_mmap_top(lines, vector.get(stack.AT_BASE, 0) or image[0]),
         vdso=vdso,
-        vdso_fixed=bool(lib.refl_sealed(*image)),
+        vdso_fixed=bool(lib.refl_sealed(*image)) and _sealed(image[0]),
         vdso_above_stack=bool(vdso) and named[b"[vdso]"] > named.get(b"[stack]", len(lines)),
         gadget=_gadget(vdso, image),
         randomize=_number("/proc/sys/kernel/randomize_va_space", 2),
@@ -55,6 +55,12 @@ def _collect() -> System:
         platform=_string(vector.get(stack.AT_PLATFORM, 0)),
         page_zero=_range(lines[0])[0] == 0,
     )
+
+
+def _sealed(address: int) -> bool:
+    """The kernel's own word for it, as a seccomp filter may refuse mprotect, too."""
+    block = _read("/proc/self/smaps").partition(b"\n%x-" % address)[2]
+    return b" sl" in block.partition(b"VmFlags:")[2].partition(b"\n")[0]
 
 
 def _string(address: int) -> bytes:

@@ -53,6 +53,7 @@ class Session:
     """A session's thread. It ends when no traced task is left, or soon after `stop`."""
 
     gather_ms = PATIENCE_MS  # how long records are gathered, once they have begun to come
+    _waiting = False
 
     def __init__(self, request: Request) -> None:
         rows = [(request.copies.get(number, ()) + ((0,) * 5,) * ROWS)[:ROWS] for number in range(request.numbers)]
