@@ -144,11 +144,12 @@ int refl_template_busy(uint8_t *shared, uint64_t slot)
 void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count)
 {
     struct template_facts *facts = (struct template_facts *)shared;
-    facts->call_count = 0;
-    if (count > TEMPLATE_CALLS)
-        return;
-    memcpy(facts->calls, calls, count * sizeof *facts->calls);
+    count = count <= TEMPLATE_CALLS ? count : 0;
+    __atomic_store_n(&facts->version, facts->version + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
     facts->call_count = count;
+    memcpy(facts->calls, calls, count * sizeof *facts->calls);
+    __atomic_store_n(&facts->version, facts->version + 1, __ATOMIC_RELEASE);
 }
 
 int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count)

@@ -88,6 +88,7 @@ class Made(Value):
     birth: Any  # struct refl_birth
     platform_size: int
     mm: bytes  # struct prctl_mm_map; strings, stack and heap are each start's own
+    stack_top: int  # the template's own memory lies above
     brk: int  # where the heap is in the template
     brk_low: int  # a start's is on one of brk_pages pages from here on; 0 pages: at brk
     brk_pages: int
