@@ -160,7 +160,7 @@ class Process:
 
     def answer(self, slot: int | None = None) -> int:
         """The next answer: the pid of the clone that was ordered for a slot. Raises Gone, Refused."""
-        result = lib.refl_template_answer(self._socket.fileno())
+        result = lib.refl_template_answer(self._memory, self._socket.fileno())
         if result == -errno.EPIPE and slot is not None:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)
