@@ -297,7 +297,7 @@ int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uin
 int refl_inheritable(struct refl_kept *kept, int32_t *fds, uint32_t most);
 
 /* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
-int64_t refl_template_answer(int32_t sock);
+int64_t refl_template_answer(uint8_t *shared, int32_t sock);
 
 /* The pid of a clone that becomes the program; or -errno, and then there is none any more: -EPIPE, the template, or the waiting
  * clone, is gone; -ESTALE, it is not what this process would start now; any other, as -E2BIG, arguments and environment do not

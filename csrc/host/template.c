@@ -28,7 +28,7 @@ struct refl_birth {
     struct refl_carried carried;
 };
 
-enum { STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
+enum { SPIN = 3000, STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
 
 _Static_assert(sizeof template_bytes <= TEMPLATE_CODE, "fits");
 
@@ -126,13 +126,31 @@ static int send_message(int sock, uint32_t order, uint32_t slot, const int32_t *
     return sent < 0 ? -errno : 0;
 }
 
-int64_t refl_template_answer(int32_t sock)
+static ssize_t receive(int32_t sock, int64_t *answer, int flags)
 {
-    int64_t answer;
     ssize_t got;
     do {
-        got = recv(sock, &answer, sizeof answer, 0);
+        got = recv(sock, answer, sizeof *answer, flags);
     } while (got < 0 && errno == EINTR);
+    return got;
+}
+
+/* Answers that nobody waited for. */
+static ssize_t drain(struct template_facts *facts, int32_t sock, int flags)
+{
+    int64_t answer;
+    ssize_t got = sizeof answer;
+    while (facts->owed && got == sizeof answer && (got = receive(sock, &answer, flags)) == sizeof answer)
+        facts->owed--;
+    return got;
+}
+
+int64_t refl_template_answer(uint8_t *shared, int32_t sock)
+{
+    int64_t answer;
+    ssize_t got = drain((struct template_facts *)shared, sock, 0);
+    if (got == sizeof answer)
+        got = receive(sock, &answer, 0);
     return got == sizeof answer ? answer : -EPIPE;
 }
 
@@ -144,11 +162,12 @@ int refl_template_busy(uint8_t *shared, uint64_t slot)
 void refl_template_ahead(uint8_t *shared, const uint64_t *calls, uint64_t count)
 {
     struct template_facts *facts = (struct template_facts *)shared;
-    facts->call_count = 0;
-    if (count > TEMPLATE_CALLS)
-        return;
-    memcpy(facts->calls, calls, count * sizeof *facts->calls);
+    count = count <= TEMPLATE_CALLS ? count : 0;
+    __atomic_store_n(&facts->version, facts->version + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
     facts->call_count = count;
+    memcpy(facts->calls, calls, count * sizeof *facts->calls);
+    __atomic_store_n(&facts->version, facts->version + 1, __ATOMIC_RELEASE);
 }
 
 int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uint64_t *calls, uint64_t count)
@@ -274,11 +293,31 @@ static int send_order(const struct refl_clone *clone, struct template_request *r
     return error;
 }
 
-/* Told by the template, or by the kernel if the template was killed when it had done its part. */
-static int64_t pid_of(const struct refl_clone *clone, const struct template_request *r)
+static int several_processors(const struct refl_carried *state)
 {
-    int64_t pid = refl_template_answer(clone->sock);
-    return pid == -EPIPE && r->pid ? r->pid : pid;
+    int count = 0;
+    for (unsigned i = 0; i < REFL_CPU_WORDS; i++)
+        count += __builtin_popcountll(state->cpus[i]);
+    return count > 1;
+}
+
+/*
+ * Told by the kernel as soon as there is one, and by the template, later: it may have to wait for a processor until the program has
+ * ended. Or by the kernel alone, if the template was killed when it had done its part.
+ */
+static int64_t pid_of(const struct refl_clone *clone, struct template_request *r)
+{
+    int32_t pid = 0;
+    for (int i = several_processors(&r->now) ? 0 : SPIN; i < SPIN && !pid; i++) {
+        __builtin_ia32_pause();
+        pid = __atomic_load_n(&r->pid, __ATOMIC_RELAXED);
+    }
+    if (pid) {
+        ((struct template_facts *)clone->shared)->owed++;
+        return pid;
+    }
+    int64_t answer = refl_template_answer(clone->shared, clone->sock);
+    return answer == -EPIPE && r->pid ? r->pid : answer;
 }
 
 /* What became of a clone that has had its word: its pid, or why there is none. */
@@ -302,8 +341,10 @@ int64_t refl_template_start(const struct refl_clone *clone)
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
     r->cpu = (uint32_t)sched_getcpu();
-    if (!clone->waits)
+    if (!clone->waits) {
         r->pid = 0;
+        drain((struct template_facts *)clone->shared, clone->sock, MSG_DONTWAIT);
+    }
     int error = write_request(clone, r);
     error = error ? error : send_order(clone, r);
     if (error)

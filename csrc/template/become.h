@@ -12,8 +12,6 @@ int64_t template_receive(struct template_message *message);
 /* What ld.so remembers of the stack. Starts with as many arguments and variables as the one before have it from the template. */
 void template_set_linker(const struct template_job *job, uint64_t sp, uint64_t auxv);
 
-void template_advise(const struct template_call *calls, uint64_t count);
-
 /* What a clone does: becomes the program; waits for an order first. */
 __attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request);
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request);

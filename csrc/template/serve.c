@@ -127,7 +127,8 @@ static int64_t make(const struct template_job *job, uint32_t order, struct templ
 
 static void heed(struct template_advice *advice)
 {
-    template_advise(advice->calls, advice->count);
+    for (uint32_t i = 0; i < advice->count && i < TEMPLATE_CALLS; i++)
+        call3(__NR_madvise, advice->calls[i].start, advice->calls[i].size, advice->calls[i].advice);
     __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
 }
 

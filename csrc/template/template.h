@@ -73,7 +73,9 @@ struct template_facts {
     struct refl_carried born; /* given by the host: the state that the template has of it */
     struct template_job job; /* for the clones */
     uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
-    uint64_t call_count; /* given by the host: what waiting clones populate ahead. It may change while one reads it. */
+    uint64_t owed;    /* the host's: answers that it has not read */
+    uint64_t version; /* of the calls: odd while the host changes them */
+    uint64_t call_count; /* given by the host: what waiting clones populate ahead */
     struct template_call calls[TEMPLATE_CALLS];
 };
 

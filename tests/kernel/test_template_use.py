@@ -404,6 +404,23 @@ def test_killed_waiting_clones() -> None:
         assert [say(template, f"echo {number}") for number in range(4)] == ["0\n", "1\n", "2\n", "3\n"]
 
 
+def test_waiting_clones_are_those_that_start() -> None:
+    """None of them dies of what it does ahead, before and after it is known which pages that takes."""
+    with Template(SHELL, pool=3) as template:
+        started = [template.spawn(["sh", "-c", ":"])]
+        one = warm(template)[0]
+        one.collect()
+        waited = [pid for pid, _, _ in one._waiting]
+        for _ in range(STARTS + 6):
+            os.waitpid(started[-1], 0)
+            started.append(template.spawn(["sh", "-c", ":"]))
+            one.collect()
+            waited += [pid for pid, _, _ in one._waiting]
+        os.waitpid(started[-1], 0)
+        left = [pid for pid, _, _ in one._waiting]
+    assert {*waited} - {*left} <= {*started}
+
+
 def test_killed_caller() -> None:
     """kill -9 of this process, or its exit without close, leaves nothing."""
     code = (

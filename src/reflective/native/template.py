@@ -88,6 +88,7 @@ class Made(Value):
     birth: Any  # struct refl_birth
     platform_size: int
     mm: bytes  # struct prctl_mm_map; strings, stack and heap are each start's own
+    stack_top: int  # the template's own memory lies above
     brk: int  # where the heap is in the template
     brk_low: int  # a start's is on one of brk_pages pages from here on; 0 pages: at brk
     brk_pages: int
@@ -159,7 +160,7 @@ class Process:
 
     def answer(self, slot: int | None = None) -> int:
         """The next answer: the pid of the clone that was ordered for a slot. Raises Gone, Refused."""
-        result = lib.refl_template_answer(self._socket.fileno())
+        result = lib.refl_template_answer(self._memory, self._socket.fileno())
         if result == -errno.EPIPE and slot is not None:
             result = lib.refl_template_pid(self._memory, slot) or result
         return self._answer(result)

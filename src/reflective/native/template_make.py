@@ -132,6 +132,7 @@ def _made(prepared: Prepared, born: Any, layout: Layout, image: list[int]) -> Ma
         birth=born,
         platform_size=len(known.platform),
         mm=MM.pack(*places, layout.brk, layout.brk, 0, 0, 0, 0, 0, 0, 0, NO_FILE),
+        stack_top=layout.stack_top,
         brk=layout.brk,
         brk_low=max(end + 4096, page_up(known.min_address)),  # plan/layout.py: _brk
         brk_pages=known.brk_range >> 12 if known.randomize == 2 and prepared.options.aslr else 0,

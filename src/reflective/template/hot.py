@@ -29,7 +29,7 @@ PRESENT, SWAPPED, OF_FILE = 1 << 63, 1 << 62, 1 << 61  # /proc/PID/pagemap
 
 
 class Hot:
-    """What is known of a template's program. `space` is the template's address space, before any start."""
+    """What is known of a template's program. `space` is what clones have of the template's address space, before any start."""
 
     def __init__(self, pid: int, space: Iterable[Mapping]) -> None:
         mappings = [one for one in space if not one.shared and (one.file or one.prot & 2)]

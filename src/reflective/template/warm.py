@@ -145,7 +145,8 @@ def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Wa
         if not key.same(before):
             raise Gone("changed while it was made")
         files = key.files(key.files_of(plan, strings, _loaded(space)))
-        return Warm(process, files, Hot(process.pid, space), pool)
+        program = [one for one in space if one.end <= process.made.stack_top]
+        return Warm(process, files, Hot(process.pid, program), pool)
     except BaseException:
         process.end()
         raise
