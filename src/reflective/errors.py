@@ -24,6 +24,8 @@ class LoadError(ReflectiveError, OSError):
 
     def __str__(self) -> str:
         path = os.fsdecode(self.filename) if isinstance(self.filename, (str, bytes)) else self.filename
+        if path == "":
+            path = "''"
         text = f"{path}: {self.reason}" if path is not None else self.reason
         return f"{text} ({self.hint})" if self.hint else text
 

@@ -103,7 +103,17 @@ def test_interp(tmp_path: Path) -> None:
     assert_refused(run("--interp", "/no/such", "true"), 127, "/no/such")
     assert_refused(run("--interp", "/etc/passwd", "true"), 126, "/etc/passwd")
     static = exit_program(4).write(tmp_path / "static")
-    assert run("--interp", "/no/such", static).returncode == 4, "a static program has none"
+    assert_refused(run("--interp", copy, static), 126, "names no interpreter")
+
+
+def test_base_of_a_program_that_has_one(tmp_path: Path) -> None:
+    """Not ignored: what was asked for can't be done."""
+    fixed = exit_program(4).write(tmp_path / "fixed")
+    assert_refused(run("--base", "0x10000000", fixed), 126, "goes to 0x400000")
+
+
+def test_nothing_as_a_program() -> None:
+    assert run("").stderr == "reflective: '': No such file or directory\n"
 
 
 def test_in_place() -> None:
@@ -252,7 +262,7 @@ def test_noexec_mount(tmp_path: Path) -> None:
     "words",
     ["", "exec", "exec --", "exec -v", "exec --argv0", "exec --no-such-option true", "exec -E x true", "plan",
      "exec --base x true", "exec --base 0x1001 true", "exec --base -4096 true", "no-such-command",
-     "exec --seed x true", "plan --color red true", "plan true --json x"],
+     "exec --seed x true", "exec -u A=B true", "plan --color red true", "plan true --json x"],
 )  # fmt: skip
 def test_wrong_usage(words: str) -> None:
     assert_refused(cli(*REFLECTIVE, *words.split()), 2, "--help")

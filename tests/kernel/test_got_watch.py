@@ -143,7 +143,8 @@ def altered(pid: int) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
-def test_attached_and_detached_nothing_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ended_by", "status"), [("SIGINT", 0), ("SIGTERM", -signal.SIGTERM), ("SIGHUP", -signal.SIGHUP)])
+def test_attached_and_detached_nothing_is_left(ended_by: str, status: int) -> None:
     code = "import sys\nfor line in sys.stdin:\n exec(line)\n print('.', flush=True)"
     command = ["/usr/bin/python3", "-S", "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
@@ -167,9 +168,9 @@ def test_attached_and_detached_nothing_is_left(tmp_path: Path) -> None:
             tell("import zlib")
             assert any('"event": "bind", "how": "lazy"' in line for line in lines)
             tell("import os; pid = os.fork() or os._exit(0); os.waitpid(pid, 0)")
-            watcher.send_signal(signal.SIGINT)
+            watcher.send_signal(signal.Signals[ended_by])
             rest = [json.loads(line) for line in lines]
-            assert watcher.wait(20) == 0
+            assert watcher.wait(20) == status
         assert [event["event"] for event in rest].count("detach") == 2
         assert altered(process.pid) == []
         assert "TracerPid:\t0" in Path(f"/proc/{process.pid}/status").read_text()

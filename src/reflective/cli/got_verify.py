@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 from ..errors import SessionError
 from ..native.run import leave_as
@@ -21,6 +19,7 @@ from ..proc.memory import Memory
 from ..trace.session import ENTRY, INTERPRETER, LOADER, MAIN, Session
 from ..trace.starts import KERNEL, Program
 from ..trace.watchpoint import Watchpoint, Write
+from .ending import heeded
 from .exec import initial_environment
 from .got_redirect import program_of
 
@@ -46,7 +45,7 @@ def verify(args: argparse.Namespace) -> int:
         watch = Watchpoint(session.hand_over(), entry.address, vector[AT_ENTRY], started=started)
         if not args.json:
             _say(view.head(entry, others))
-        with _passed_on(watch.pid):
+        with heeded(partial(os.kill, watch.pid)):  # meant for the program, which may go on
             for write in watch:
                 event = _written(watch.pid, entry, write, vector.get(AT_BASE, 0))
                 if args.json:
@@ -61,17 +60,6 @@ def verify(args: argparse.Namespace) -> int:
         else:
             _say(view.unseen(watch.seen, watch.last))
     return leave_as(watch.status)
-
-
-@contextmanager
-def _passed_on(pid: int) -> Iterator[None]:
-    """What would interrupt us is meant for the program, which may go on."""
-    before = {number: signal.signal(number, lambda got, _: os.kill(pid, got)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _slot(session: Session, wanted: Name, exactly: bool) -> tuple[Entry, int]:
@@ -116,4 +104,5 @@ def _written(pid: int, entry: Entry, write: Write, base: int) -> Written:
 
 
 def _say(lines: list[str]) -> None:
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    if sys.stderr:  # it may be closed
+        print("\n".join(lines), file=sys.stderr, flush=True)

@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TextIO
 
-from ..errors import LoadError, ReflectiveError
+from ..errors import LoadError, ReflectiveError, said
 from ..native.run import leave_as
-from .exec import initial_environment, status_of
+from .ending import heeded
+from .exec import complain, initial_environment, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def show(args: argparse.Namespace) -> int:
                 return _fail("--live needs a terminal, and the output is none: -o /dev/pts/N, or leave it out", USAGE)
             return _watch(args, file)
     except (ReflectiveError, ValueError, OSError) as error:
-        return _fail(str(error), status_of(error) if isinstance(error, LoadError) else FAILED)
+        return _fail(said(error), status_of(error) if isinstance(error, LoadError) else FAILED)
 
 
 def _unguardable(args: argparse.Namespace) -> str:
@@ -71,27 +72,22 @@ def _watch(args: argparse.Namespace, file: TextIO) -> int:
     start = input_position() if args.writer else None
     guards = [name(one) for one in args.guard]
     interrupts: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda at, _: interrupts.append(at)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
     failed, hijacks, shown = None, list[Write](), _Shown(args, file)
-    watch = _started(args, guards, interrupts)
-    try:
-        for events in watch.batches():
-            hijacks += [one for one in events if isinstance(one, Write)]
-            shown.add(events)
-        if args.writer and any(one.writer is None for one in hijacks) and not interrupts:
-            for events in again(hijacks, start, lambda slots: _started(args, slots, interrupts), interrupts):
+    with heeded(interrupts.append):
+        watch = _started(args, guards, interrupts)
+        try:
+            for events in watch.batches():
+                hijacks += [one for one in events if isinstance(one, Write)]
                 shown.add(events)
-        shown.end()
-    except OSError as error:  # nobody reads, or there is no more room: the program goes on
-        with suppress(OSError):  # there may be no descriptor at all
-            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
-        watch.close()
-        failed = error
-    finally:
-        for number, before in handlers.items():
-            signal.signal(number, before)
+            if args.writer and any(one.writer is None for one in hijacks) and not interrupts:
+                for events in again(hijacks, start, lambda slots: _started(args, slots, interrupts), interrupts):
+                    shown.add(events)
+            shown.end()
+        except OSError as error:  # nobody reads, or there is no more room: the program goes on
+            with suppress(OSError):  # there may be no descriptor at all
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+            watch.close()
+            failed = error
     status = _leave(watch.status, interrupts, watch.pid if args.program else 0)
     if failed and not isinstance(failed, BrokenPipeError):
         return _fail(f"the events can't be written: {failed.strerror}", FAILED)
@@ -184,9 +180,11 @@ def _leave(status: int | None, interrupts: list[int], child: int) -> int:
             os.kill(child, signal.SIGCONT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _, status = os.waitpid(child, 0)
+    if status is None and interrupts and interrupts[0] != signal.SIGINT:  # ^C is how the watch of what runs on is ended
+        return leave_as(interrupts[0])
     return 0 if status is None else leave_as(status)
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"reflective: {message}", file=sys.stderr)
+    complain(message)
     return status

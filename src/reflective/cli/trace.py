@@ -21,6 +21,7 @@ from ..trace.reader import Reader, copies, with_paths, with_stacks
 from ..trace.start import gated
 from ..trace.syscalls import NUMBERS
 from ..views import trace as view
+from .ending import heeded
 from .exec import complain, initial_environment, status_of
 
 TYPE_CHECKING = False
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ..trace import engine
 
 NAME = "reflective trace"
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # ^C, kill, a terminal that goes away: all let go of the tasks
 STATE = ("mmap", "munmap", "execve")  # recorded even if not selected: they say whose code makes a call
 
 
@@ -82,8 +82,12 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
     """The leader's wait status, and the signal that was to end the trace, or 0."""
     gc.disable()  # nothing here is circular, and every line would count towards the next collection
     interrupts: list[int] = []
-    heeded = [number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, frame: interrupts.append(number)) for number in heeded}
+    with heeded(interrupts.append):
+        status = _written(args, request, file, interrupts)
+    return status, interrupts[0] if interrupts else 0
+
+
+def _written(args: argparse.Namespace, request: Request, file: TextIO, interrupts: list[int]) -> int | None:
     reader = _explainer(args) if args.explain else Reader(args.strings, args.expression)
     reader.paths, reader.stacks = args.paths, args.stack
     text, end = _writer(args, request, reader)
@@ -101,15 +105,13 @@ def _trace(args: argparse.Namespace, request: Request, file: TextIO) -> tuple[in
         for _ in session.batches(lambda: True):
             pass
         status = session.finish()
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if unwritten:
         if request.gate >= 0 and status is None:
             block_signals()  # for good: this process ends with it
             attend(request.leader)
         raise unwritten
     file.write(end())
-    return status, interrupts[0] if interrupts else 0
+    return status
 
 
 def _writer(args: argparse.Namespace, request: Request, reader: Reader) -> tuple[Callable[[bytes], str], Callable[[], str]]:

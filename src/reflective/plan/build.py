@@ -115,7 +115,9 @@ def build(
     """
     name = os.fsdecode(path)
     executable, way, notes = _executable(name, directory)
-    named = executable.interpreter if interp is None else executable.interpreter and interp
+    if interp is not None and executable.interpreter is None:
+        raise load_error(errno.EINVAL, f"names no interpreter (PT_INTERP) that {interp} could replace", executable.path)
+    named = executable.interpreter if interp is None else interp
     interpreter = None if named is None else _interpreter(_from(directory, named), executable.path)
     interpreter = _check(executable, interpreter)
     todo = tuple(_steps(name, executable, interpreter, in_place, way.binary))

@@ -165,6 +165,8 @@ def _draw(plan: LoadPlan, system: System, stack_limit: int, options: Options, en
 def _program_base(plan: LoadPlan, limit: int, system: System, options: Options, pages: int) -> int:
     """The load bias of the executable: load_elf_binary. A first segment without bytes of the file is not placed: 0."""
     image = plan.executable
+    if options.base is not None and not image.relocatable:
+        raise load_error(errno.EINVAL, f"is ET_EXEC: it goes to {span(image)[0]:#x} and no other base", image.path)
     if not image.relocatable or not image.loads:
         return 0
     first = image.loads[0]

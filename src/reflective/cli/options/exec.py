@@ -25,7 +25,7 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "-E", dest="set", metavar="NAME=VALUE", type=_assignment, action="append", default=[], help="set a variable"
     )
-    parser.add_argument("-u", dest="unset", metavar="NAME", action="append", default=[], help="remove a variable")
+    parser.add_argument("-u", dest="unset", metavar="NAME", type=_name, action="append", default=[], help="remove a variable")
     parser.add_argument("-i", "--ignore-environment", action="store_true", help="start with no variables")
     parser.add_argument("--chdir", metavar="DIR", help="change to DIR first")
     parser.add_argument("--interp", metavar="PATH", help="dynamic linker to use instead of the one the program names")
@@ -41,6 +41,12 @@ def add(parser: ArgumentParser) -> None:
 def _assignment(text: str) -> str:
     if not text.partition("=")[0] or "=" not in text:
         raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return text
+
+
+def _name(text: str) -> str:
+    if not text or "=" in text:  # as env(1)
+        raise ArgumentTypeError(f"{text!r} is no variable's name")
     return text
 
 
