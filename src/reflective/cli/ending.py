@@ -11,7 +11,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # ^C, kill, a terminal 
 
 @contextmanager
 def heeded(act: Callable[[int], object]) -> Iterator[None]:
-    """`act` gets their numbers as they come. What nohup has ignored stays so; not SIGINT, which a shell ignores for its `&`."""
+    """`act` gets their numbers as they come. What nohup has ignored stays so; not SIGINT, which a shell ignores for a `&`."""
     numbers = [one for one in ENDING if one == signal.SIGINT or signal.getsignal(one) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: act(number)) for number in numbers}
     try:
