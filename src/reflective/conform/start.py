@@ -191,7 +191,9 @@ class Start:
                 yield f"registers.rflags.{name}", int(bool(rflags & bit))
             yield "registers.rflags.others", hex(rflags & ~sum(RFLAGS.values()))
             yield "fpu.fxsave", fpu["fxsave"]
-            yield "fpu.xstate_bv", hex(fpu["xstate_bv"])
+            # Of x87 and SSE a processor may say "in use" in their initial state, too, and does so of some starts by the kernel
+            # itself (SDM volume 1, 13.6); their contents are in fxsave.
+            yield "fpu.xstate_bv", hex(fpu["xstate_bv"] & ~3)
             yield "fpu.xcomp_bv", hex(fpu["xcomp_bv"])
             yield "fpu.extended", str(fpu["extended"])
 
