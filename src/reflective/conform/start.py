@@ -47,8 +47,8 @@ STAT_ADDRESSES = {
 STAT_FLAGS = {"PF_FORKNOEXEC": 0x40, "PF_SUPERPRIV": 0x100}
 BRK_RANDOM = 1 << 30  # arch/x86/kernel/process.c: arch_randomize_brk
 RFLAGS = {"PF": 1 << 2, "ZF": 1 << 6}
-# A processor may call x87 and SSE in use though their contents are initial (Intel SDM, volume 1, 13.6), and does so by chance after
-# execve, too. The contents are compared: fpu.fxsave.
+# A processor may call x87 and SSE in use though their contents are initial (Intel SDM, volume 1, 13.6), and does so by chance
+# after execve, too. The contents are compared: fpu.fxsave.
 XSTATE_LEGACY = 3
 
 # Of smaps: what the kernel decides when it maps. Sizes of what is resident depend on the page cache, and are left out.
