@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import skips
+from shell_template import SHELL, warm
 
+from reflective import Template
 from reflective.conform.variants import Compiler
 
 # From Python 3.13 on it would start programs with posix_spawn, when the path has a slash: glibc's leaves signals 32 and 33
@@ -52,6 +54,15 @@ def sleeper() -> Iterator[subprocess.Popen[str]]:
         process.stdout.read(1)
         yield process
         process.kill()
+
+
+@pytest.fixture(params=[0, 2], ids=["template", "pool"])
+def shell(request: pytest.FixtureRequest) -> Iterator[Template]:
+    """A template of the shell that has already been used; whatever it was used for, it is a template until the end."""
+    with Template(SHELL, pool=request.param) as template:
+        assert template.run(["sh", "-c", "exit 3"]).returncode == 3
+        yield template
+        assert warm(template), "not from a template"
 
 
 @pytest.hookimpl(wrapper=True)
