@@ -207,7 +207,9 @@ def test_randomize_1_leaves_the_heap_behind_the_program() -> None:
 def test_base_is_where_a_pie_goes() -> None:
     assert draw(PLANS["pie"], SYSTEM, STACK_LIMIT, Options(base=0x1234_5000)).exe == 0x1234_5000
     assert draw(PLANS["linked at an address"], SYSTEM, STACK_LIMIT, Options(base=0x1234_5000)).exe == 0x1234_5000 - 0x40000
-    assert draw(PLANS["static"], SYSTEM, STACK_LIMIT, Options(base=0x1234_5000)).exe == 0
+    with pytest.raises(LoadError) as refusal:
+        draw(PLANS["static"], SYSTEM, STACK_LIMIT, Options(base=0x1234_5000))
+    assert refusal.value.errno == errno.EINVAL
 
 
 def test_a_sealed_vdso_stays() -> None:
