@@ -7,7 +7,7 @@ import sys
 
 LEFT_OUT = """
 import os, sys
-from reflective.native import traced
+from reflective.native.system import leave_out
 from reflective.native.prepare import Request, prepare
 from reflective.native.run import Files, spawn_prepared
 from reflective.plan.build import build
@@ -17,7 +17,7 @@ from reflective.trace.starts import KERNELS
 plan = build("/bin/cat")
 prepared = prepare(Request(plan, (b"cat", b"/proc/self/maps"), (b"A=1",)), in_place=False)
 own = [one for one in maps.read(os.getpid()) if one.path not in KERNELS]
-count = traced.leave_out([(one.start, one.end) for one in own])
+count = leave_out([(one.start, one.end) for one in own])
 flags = {}
 for line in open("/proc/self/smaps"):
     if "-" in line.split()[0]:

@@ -10,6 +10,7 @@ from ..errors import LoadError, printable, said
 from ..native import run
 from ..native.child import Setup
 from ..native.prepare import Request
+from ..native.system import anonymous, leave_out
 from ..plan.build import LoadPlan, search
 from ..plan.layout import Options
 from ..plan.stack import encode
@@ -138,6 +139,7 @@ def _run(plan: LoadPlan, words: list[str], settings: Settings) -> int:
     try:
         if settings.in_place:
             run.replace(request, tell=tell)
+        leave_out(anonymous())
         started = run.spawn(request)
     except BaseException:
         run.unblock_signals(request.sigmask or 0)

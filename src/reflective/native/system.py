@@ -8,6 +8,10 @@ from ..plan import stack
 from ..plan.layout import System
 from ._core import ffi, lib
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 # A system call in the vdso after which every register is as execve leaves it, then `ret`. Linux 6.x, x86-64, built with
 # -fzero-call-used-regs: syscall; xor edx,edx; xor ecx,ecx; xor esi,esi; xor edi,edi; xor r11d,r11d; ret.
 CLEAN_SYSCALL = bytes.fromhex("0f05 31d2 31c9 31f6 31ff 4531db c3")
@@ -16,6 +20,7 @@ HUGE = (0xEF53, 0x58465342, 0x9123683E)
 LSM_MIN = 65536  # CONFIG_LSM_MMAP_MIN_ADDR: the kernel takes the larger, and shows only the sysctl's
 
 _system: System | None = None
+_anonymous: list[tuple[int, int]] = []
 
 
 def system() -> System:
@@ -24,6 +29,21 @@ def system() -> System:
     if _system is None:
         _system = _collect()
     return _system
+
+
+def anonymous() -> list[tuple[int, int]]:
+    """This process's memory that is no file's, as (start, end), as it was when `system` looked."""
+    system()
+    return _anonymous
+
+
+def leave_out(mappings: Iterable[tuple[int, int]]) -> int:
+    """Keeps memory of this process, as (start, end), out of its children, but for what a child of `spawn` needs. How many.
+
+    For good, and for all children: only a process whose every child is made by `spawn` may do this. A fork then copies hardly
+    any page tables, and this process has no page copied, or faulted in again, when it goes on writing.
+    """
+    return sum(lib.refl_leave_out(start, end) for start, end in mappings)
 
 
 def huge_devices(path: str) -> frozenset[int]:
@@ -36,6 +56,7 @@ def huge_devices(path: str) -> frozenset[int]:
 
 def _collect() -> System:
     lines = _read("/proc/self/maps").splitlines()
+    _anonymous[:] = [_range(line) for line in lines if b" rw-p 00000000 00:00 0" in line]
     named = {line.rpartition(b" ")[2]: index for index, line in enumerate(lines) if line.endswith(b"]")}
     vdso = tuple(_range(lines[at]) for name, at in named.items() if name.startswith(b"[v") and name != b"[vsyscall]")
     image = _range(lines[named[b"[vdso]"]]) if b"[vdso]" in named else (0, 0)

@@ -42,15 +42,6 @@ class Command:
         return pid
 
 
-def leave_out(mappings: list[tuple[int, int]]) -> int:
-    """Keeps memory of this process, as (start, end), out of its children, but for what a child of `spawn` needs. How many.
-
-    For good, and for all children: only a process whose every child is made by `spawn` may do this. A fork then copies hardly
-    any page tables, and this process has no page copied, or faulted in again, when it goes on writing.
-    """
-    return sum(lib.refl_leave_out(start, end) for start, end in mappings)
-
-
 def run_to(pid: int, address: int) -> int:
     """Lets a stopped, traced child run to an address. 0 if it is there, its wait status if it ended before; raises OSError."""
     result = lib.refl_run_to(pid, address)

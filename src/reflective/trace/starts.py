@@ -19,6 +19,7 @@ from ..native import traced
 from ..native.child import Setup
 from ..native.prepare import Request, prepare
 from ..native.run import Files, spawn_prepared
+from ..native.system import leave_out
 from ..plan import stack as initial
 from ..plan.build import LoadPlan
 from ..plan.layout import Layout
@@ -158,7 +159,7 @@ def _by_reflective(program: Program) -> Callable[[], dict[str, int]]:
     prepared = prepare(Request(plan, program.argv, program.envp, setup=setup), in_place=False)
     files = Files(plan).__enter__()  # until this worker ends
     own = (one for one in maps.read(os.getpid()) if one.path not in KERNELS)
-    traced.leave_out([(one.start, one.end) for one in own])
+    leave_out([(one.start, one.end) for one in own])
 
     def watch(pid: int, layout: Layout) -> None:
         if os.WIFSTOPPED(_wait(pid)):
