@@ -59,12 +59,12 @@ LAST_PAGE = (b"0xfffffffffffff000 is beyond user space",)
 
 # Differences that docs/kernel-parity.md has: what our reason says, our errno, what execve returns then (0: it starts).
 # - A segment is laid over the initial stack. The kernel does so; then the program starts with its arguments overwritten or a
-#   stack cut short, or can't (EFAULT).
+#   stack cut short, or can't (EFAULT; EINVAL if what it now takes for the arguments has no end).
 # - A PIE's p_align leaves it no place but 0, and its interpreter comes to lie over it.
 # - An interpreter's first segment is on the last page of all addresses. The kernel takes its own error for a load address, and
 #   the process dies at some place.
 DOCUMENTED = (
-    (OVER_THE_STACK, errno.EFAULT, (0, errno.EFAULT)),
+    (OVER_THE_STACK, errno.EFAULT, (0, errno.EFAULT, errno.EINVAL)),
     (BOTH_AT_0, errno.ENOMEM, (0,)),
     (LAST_PAGE, errno.EINVAL, (0,)),
 )
@@ -197,7 +197,7 @@ class Court:
 
 
 def write(case: Case, place: Path) -> None:
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     place.chmod(0o755)
     for file, data in case.encode().items():
         (place / file).write_bytes(data)
