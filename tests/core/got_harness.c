@@ -6,32 +6,17 @@
  * usage: got_harness SEED ROUNDS STATUS PROGRAM FUNCTION...    FUNCTIONs are addresses in hexadecimal; prints records and questions
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
+#include "drawn.h"
 #include "got/got.h"
 
 #define CHANGES 24u
 
-static uint64_t state, functions[4096], words[64];
+static uint64_t functions[4096], words[64];
 static size_t function_count;
 static unsigned long records, questions;
-
-static uint32_t draw(uint32_t below)
-{
-    state = state * 6364136223846793005ul + 1442695040888963407ul;
-    return (uint32_t)(state >> 33) % below;
-}
-
-static void fail(const char *what)
-{
-    fprintf(stderr, "%s\n", what);
-    exit(1);
-}
 
 /* At a function that begins with a push of a low register; in one case of eight it is claimed to begin otherwise. */
 static bool draw_break(pid_t pid, struct refl_got_change *change)
@@ -97,30 +82,11 @@ static void taken(void *session, const uint8_t *bytes, uint64_t size)
     }
 }
 
-static pid_t gated(char *program, int *gate)
-{
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC))
-        fail("pipe");
-    pid_t pid = fork();
-    if (pid == 0) {
-        char byte;
-        int null = open("/dev/null", O_RDWR);
-        dup2(null, 0);
-        dup2(null, 1);
-        if (read(ends[0], &byte, 1) == 1)
-            execl(program, program, (char *)NULL);
-        _exit(126);
-    }
-    close(ends[0]);
-    *gate = ends[1];
-    return pid;
-}
-
 static void watch(char *program, int expected)
 {
     int gate;
-    int32_t pid = gated(program, &gate), error, refused;
+    char *argv[] = {program, NULL};
+    int32_t pid = gated(argv, &gate), error, refused;
     struct refl_trace_options options = {
         .tids = &pid, .tid_count = 1, .needed = 1, .gate = gate, .leader = pid, .pin = draw(2)};
     void *session = refl_got_start(&options);

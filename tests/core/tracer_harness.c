@@ -5,30 +5,13 @@
  * usage: tracer_harness SEED ROUNDS PROGRAM ARGUMENT...    prints how many records came, and how many payloads
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
+#include "drawn.h"
 #include "tracer/tracer.h"
 
 #define NUMBERS 512
-
-static uint64_t state;
-
-static uint32_t draw(uint32_t below)
-{
-    state = state * 6364136223846793005ul + 1442695040888963407ul;
-    return (uint32_t)(state >> 33) % below;
-}
-
-static void fail(const char *what)
-{
-    fprintf(stderr, "%s\n", what);
-    exit(1);
-}
 
 static void draw_table(struct refl_copy *copies)
 {
@@ -64,26 +47,6 @@ static void check(const uint8_t *bytes, uint64_t size, unsigned long *records, u
         }
         at += record.size;
     }
-}
-
-static pid_t gated(char **argv, int *gate)
-{
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC))
-        fail("pipe");
-    pid_t pid = fork();
-    if (pid == 0) {
-        char byte;
-        int null = open("/dev/null", O_RDWR);
-        dup2(null, 0);
-        dup2(null, 1);
-        if (read(ends[0], &byte, 1) == 1)
-            execv(argv[0], argv);
-        _exit(126);
-    }
-    close(ends[0]);
-    *gate = ends[1];
-    return pid;
 }
 
 static void trace(char **argv, struct refl_copy *copies, uint8_t *wanted, unsigned long *records, unsigned long *payloads)
