@@ -296,21 +296,21 @@ int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uin
  * may be NULL, or what the calling thread keeps: then it is faster the second time. */
 int refl_inheritable(struct refl_kept *kept, int32_t *fds, uint32_t most);
 
-/* The next answer of a template: 0 when it is ready, a clone's pid, -errno; -EPIPE: it is gone. */
-int64_t refl_template_answer(uint8_t *shared, int32_t sock);
+/* Waits until a template is ready: 0; -EPIPE: it is gone. */
+int refl_template_hear(int32_t sock);
 
 /* The pid of a clone that becomes the program; or -errno, and then there is none any more: -EPIPE, the template, or the waiting
  * clone, is gone; -ESTALE, it is not what this process would start now; any other, as -E2BIG, arguments and environment do not
  * fit: nothing has begun, a waiting clone waits on. */
 int64_t refl_template_start(const struct refl_clone *clone);
 
-/* Asks for a clone that waits. Its pid will be the next answer. Our end of its socket, or -errno. */
+/* Asks for a clone that waits. Our end of its socket, or -errno. */
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock);
 
-/* The pid of the clone that was last made for a slot, whether or not the template lived to tell; 0: none. */
-int refl_template_pid(uint8_t *shared, uint64_t slot);
+/* The pid of the clone that was ordered for a slot, as soon as there is one; -errno: there is none; -EPIPE: the template is gone. */
+int64_t refl_template_pid(uint8_t *shared, uint64_t slot, int32_t sock);
 
-/* 1 as long as a clone may still read the slot. */
+/* 1 as long as the slot is in use. */
 int refl_template_busy(uint8_t *shared, uint64_t slot);
 
 /* What stat says of each path (NUL-terminated strings of `size` bytes in all): 6 numbers, all 0 if it fails. How many paths. */

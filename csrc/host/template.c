@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "../template/template.h"
+#include "near.h"
 #include "prepare.h"
 #include "stamps.h"
 
@@ -28,7 +29,7 @@ struct refl_birth {
     struct refl_carried carried;
 };
 
-enum { SPIN = 3000, STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
+enum { STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
 
 _Static_assert(sizeof template_bytes <= TEMPLATE_CODE, "fits");
 
@@ -126,32 +127,26 @@ static int send_message(int sock, uint32_t order, uint32_t slot, const int32_t *
     return sent < 0 ? -errno : 0;
 }
 
-static ssize_t receive(int32_t sock, int64_t *answer, int flags)
+int refl_template_hear(int32_t sock)
 {
+    char something;
     ssize_t got;
     do {
-        got = recv(sock, answer, sizeof *answer, flags);
+        got = recv(sock, &something, sizeof something, 0);
     } while (got < 0 && errno == EINTR);
-    return got;
+    return got == sizeof something ? 0 : -EPIPE;
 }
 
-/* Answers that nobody waited for. */
-static ssize_t drain(struct template_facts *facts, int32_t sock, int flags)
+/* Told by the kernel, whatever becomes of the template; it is asked only if it does not have one yet. */
+int64_t refl_template_pid(uint8_t *shared, uint64_t slot, int32_t sock)
 {
-    int64_t answer;
-    ssize_t got = sizeof answer;
-    while (facts->owed && got == sizeof answer && (got = receive(sock, &answer, flags)) == sizeof answer)
-        facts->owed--;
-    return got;
-}
-
-int64_t refl_template_answer(uint8_t *shared, int32_t sock)
-{
-    int64_t answer;
-    ssize_t got = drain((struct template_facts *)shared, sock, 0);
-    if (got == sizeof answer)
-        got = receive(sock, &answer, 0);
-    return got == sizeof answer ? answer : -EPIPE;
+    struct template_request *r = slot_at(shared, slot);
+    uint32_t not_asked = NOT_ASKED;
+    if (!__atomic_load_n(&r->pid, __ATOMIC_ACQUIRE) &&
+        __atomic_compare_exchange_n(&r->asked, &not_asked, ASKED, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        (void)refl_template_hear(sock);
+    int32_t pid = __atomic_load_n(&r->pid, __ATOMIC_ACQUIRE);
+    return pid ? pid : -EPIPE;
 }
 
 int refl_template_busy(uint8_t *shared, uint64_t slot)
@@ -177,7 +172,7 @@ int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uin
         return -E2BIG;
     advice->count = (uint32_t)count;
     memcpy(advice->calls, calls, count * sizeof *advice->calls);
-    __atomic_store_n(&advice->busy, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&advice->busy, OF_TEMPLATE, __ATOMIC_RELEASE);
     int error = send_message(sock, TEMPLATE_ADVISE, (uint32_t)slot, NULL, 0);
     if (error)
         __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
@@ -201,7 +196,9 @@ int refl_birth(struct refl_birth *birth)
 
 void refl_template_born(uint8_t *shared, const struct refl_birth *born)
 {
-    ((struct template_facts *)shared)->born = born->carried;
+    struct template_facts *facts = (struct template_facts *)shared;
+    facts->born = born->carried;
+    memcpy(facts->cpus, born->carried.cpus, sizeof facts->cpus);
 }
 
 /* What a clone can be given without fail; the rest must be as it was when the template was made. */
@@ -220,11 +217,10 @@ static struct refl_kept *kept_by_this_thread(const struct refl_clone *clone)
 }
 
 /* Whether the template may serve this caller now; then with the state that the clone gets. -ESTALE: make another. */
-static int decide(const struct refl_clone *clone, struct template_request *r)
+static int decide(const struct refl_clone *clone, const struct refl_kept *kept, struct template_request *r)
 {
     const struct refl_birth *born = clone->born;
     struct refl_birth now;
-    const struct refl_kept *kept = kept_by_this_thread(clone);
     int error = kept ? refl_read_kept(kept, &now.identity, &now.carried) : refl_birth(&now);
     if (error || !refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
         !same_stamps(clone->paths, clone->paths_size, clone->stamps))
@@ -243,12 +239,21 @@ static void say(struct template_request *r, uint32_t word)
         syscall(SYS_futex, &r->word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+/* Before an order for a clone goes to the template. */
+static void open_slot(const uint8_t *shared, struct template_request *r)
+{
+    r->pid = 0;
+    r->asked = NOT_ASKED;
+    r->near = ((const struct template_facts *)shared)->near;
+    __atomic_store_n(&r->busy, OF_CLONE | OF_TEMPLATE, __ATOMIC_RELEASE);
+}
+
 /* Descriptors of this process and the numbers that they shall have; how many, or -errno. */
-static int descriptors(const struct refl_clone *clone, int32_t *fds, int32_t *targets)
+static int descriptors(const struct refl_clone *clone, struct refl_kept *kept, int32_t *fds, int32_t *targets)
 {
     int count = (int)clone->fd_count;
     if (clone->inherit)
-        count = refl_inheritable(kept_by_this_thread(clone), fds, TEMPLATE_FDS - 1);
+        count = refl_inheritable(kept, fds, TEMPLATE_FDS - 1);
     else if (clone->fd_count > TEMPLATE_FDS - 1)
         return -E2BIG;
     else
@@ -268,10 +273,10 @@ static int directory_is_templates(const uint8_t *shared)
 }
 
 /* With the descriptors, and the directory, if need be, as the last of them. */
-static int send_order(const struct refl_clone *clone, struct template_request *r)
+static int send_order(const struct refl_clone *clone, struct refl_kept *kept, struct template_request *r)
 {
     int32_t fds[TEMPLATE_FDS], directory = clone->directory, opened = -1;
-    int count = descriptors(clone, fds, r->targets);
+    int count = descriptors(clone, kept, fds, r->targets);
     if (count < 0)
         return count;
     if (directory < 0 && !directory_is_templates(clone->shared)) {
@@ -284,40 +289,14 @@ static int send_order(const struct refl_clone *clone, struct template_request *r
         r->targets[count++] = TEMPLATE_DIRECTORY;
     }
     r->fd_count = (uint32_t)count;
-    __atomic_store_n(&r->busy, 1, __ATOMIC_RELEASE);
+    if (!clone->waits)
+        open_slot(clone->shared, r);
     int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, (uint64_t)count);
-    if (error)
+    if (error && (!clone->waits || error == -EPIPE || error == -ECONNRESET))
         __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
     if (opened >= 0)
         close(opened);
     return error;
-}
-
-static int several_processors(const struct refl_carried *state)
-{
-    int count = 0;
-    for (unsigned i = 0; i < REFL_CPU_WORDS; i++)
-        count += __builtin_popcountll(state->cpus[i]);
-    return count > 1;
-}
-
-/*
- * Told by the kernel as soon as there is one, and by the template, later: it may have to wait for a processor until the program has
- * ended. Or by the kernel alone, if the template was killed when it had done its part.
- */
-static int64_t pid_of(const struct refl_clone *clone, struct template_request *r)
-{
-    int32_t pid = 0;
-    for (int i = several_processors(&r->now) ? 0 : SPIN; i < SPIN && !pid; i++) {
-        __builtin_ia32_pause();
-        pid = __atomic_load_n(&r->pid, __ATOMIC_RELAXED);
-    }
-    if (pid) {
-        ((struct template_facts *)clone->shared)->owed++;
-        return pid;
-    }
-    int64_t answer = refl_template_answer(clone->shared, clone->sock);
-    return answer == -EPIPE && r->pid ? r->pid : answer;
 }
 
 /* What became of a clone that has had its word: its pid, or why there is none. */
@@ -327,7 +306,7 @@ static int64_t end(struct template_request *r, int64_t pid, int error)
         while (waitpid((pid_t)pid, NULL, 0) < 0 && errno == EINTR)
             ;
     if (pid <= 0 || error)
-        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
+        __atomic_fetch_and(&r->busy, ~(uint32_t)OF_CLONE, __ATOMIC_RELEASE);
     return pid <= 0 ? pid : error ? error : pid;
 }
 
@@ -337,24 +316,25 @@ static int64_t end(struct template_request *r, int64_t pid, int error)
  */
 int64_t refl_template_start(const struct refl_clone *clone)
 {
+    struct template_facts *facts = (struct template_facts *)clone->shared;
     struct template_request *r = slot_at(clone->shared, clone->slot);
+    struct refl_kept *kept = kept_by_this_thread(clone);
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
     r->cpu = (uint32_t)sched_getcpu();
-    if (!clone->waits) {
-        r->pid = 0;
-        drain((struct template_facts *)clone->shared, clone->sock, MSG_DONTWAIT);
-    }
+    facts->near = (uint32_t)template_near(facts, kept);
     int error = write_request(clone, r);
-    error = error ? error : send_order(clone, r);
+    error = error ? error : send_order(clone, kept, r);
     if (error)
         return error;
-    int64_t pid = clone->waits ? r->pid : clone->faults ? pid_of(clone, r) : 0;
+    int64_t pid = clone->waits ? r->pid : clone->faults ? refl_template_pid(clone->shared, clone->slot, clone->sock) : 0;
     if (clone->faults && pid > 0)
         (void)refl_faults_open(clone->faults, (int32_t)pid);
-    error = decide(clone, r);
+    error = decide(clone, kept, r);
     say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
-    return end(r, pid ? pid : pid_of(clone, r), error);
+    pid = end(r, pid ? pid : refl_template_pid(clone->shared, clone->slot, clone->sock), error);
+    facts->last = pid > 0 ? (int32_t)pid : facts->last;
+    return pid;
 }
 
 int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
@@ -364,18 +344,15 @@ int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
         return -errno;
     const struct template_facts *facts = (const struct template_facts *)shared;
     struct template_request *r = slot_at(shared, slot);
-    r->pid = 0;
     r->sp = facts->sp;
     r->auxv = facts->auxv_at;
+    r->cpu = (uint32_t)sched_getcpu();
+    open_slot(shared, r);
     int error = send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &ends[1], 1);
     close(ends[1]);
     if (!error)
         return ends[0];
+    __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
     close(ends[0]);
     return error;
-}
-
-int refl_template_pid(uint8_t *shared, uint64_t slot)
-{
-    return slot_at(shared, slot)->pid;
 }

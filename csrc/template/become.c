@@ -167,7 +167,7 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
         .sigmask = request->now.blocked,
     };
     *(uint64_t *)(request->sp - 8) = job->resume;
-    __atomic_store_n(&request->busy, 0, __ATOMIC_RELEASE);
+    __atomic_fetch_and(&request->busy, ~(uint32_t)OF_CLONE, __ATOMIC_RELEASE);
     template_leave(&frame);
 }
 
@@ -184,6 +184,7 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, st
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
     (void)*(volatile const uint8_t *)job->gadget; /* no page fault there later */
     wait_for_word(job, request);
+    template_be_free(facts, request);
     refl_adopt(&facts->born, &request->now);
     enter(job, request);
 }

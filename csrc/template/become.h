@@ -16,6 +16,11 @@ void template_set_linker(const struct template_job *job, uint64_t sp, uint64_t a
 __attribute__((noreturn)) void template_begin(const struct template_job *job, struct template_request *request);
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request);
 
+/* Once, and at each order: where the template runs, and its clones until they are the program (place.c). */
+void template_find_place(struct template_job *job, struct template_facts *facts);
+void template_follow(struct template_job *job, struct template_request *request);
+void template_be_free(const struct template_facts *facts, const struct template_request *request);
+
 enum { TEMPLATE_STACK = 4096 }; /* bytes of it that a clone uses before it is the program */
 
 /* Where a clone's own stack begins, below the program's stack pointer: in pages that the program would touch anyway. */

@@ -102,6 +102,7 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
     failed |= find_directory(&facts->directory);
+    template_find_place(job, facts);
     failed |= call3(__NR_close_range, 0, 2, 0);
     failed |= call3(__NR_madvise, job->area + TEMPLATE_CODE, TEMPLATE_DATA, MADV_DONTFORK);
     facts->job = *job;
@@ -132,16 +133,30 @@ static void heed(struct template_advice *advice)
     __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
 }
 
+static void say(void)
+{
+    const char something = 0;
+    call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&something, sizeof something, MSG_NOSIGNAL, 0, 0);
+}
+
+/* The host may have seen already that there is a clone. */
+static void answer(struct template_request *request, int64_t pid)
+{
+    if (is_error(pid))
+        request->pid = (int32_t)pid;
+    if (__atomic_exchange_n(&request->asked, ANSWERED, __ATOMIC_ACQ_REL) == ASKED)
+        say();
+    __atomic_fetch_and(&request->busy, ~(uint32_t)OF_TEMPLATE, __ATOMIC_RELEASE);
+}
+
 __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t user_entry, const uint64_t *sp)
 {
     struct template_message message = {0, 0};
-    int64_t answer = 0; /* it is ready */
     job->user_entry = user_entry;
     job->parent = (uint64_t)call3(__NR_getppid, 0, 0, 0);
     find_out(job, sp);
+    say(); /* that it is ready */
     for (;;) {
-        if (message.order != TEMPLATE_ADVISE)
-            call6(__NR_sendto, TEMPLATE_SOCKET, (uint64_t)&answer, sizeof answer, MSG_NOSIGNAL, 0, 0);
         int64_t count = template_receive(&message);
         if (count < 0 || message.slot >= job->slots)
             leave(0);
@@ -149,7 +164,9 @@ __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t
             heed((struct template_advice *)template_slot(job, message.slot));
             continue;
         }
-        answer = make(job, message.order, template_slot(job, message.slot));
+        struct template_request *request = template_slot(job, message.slot);
+        template_follow(job, request);
+        answer(request, make(job, message.order, request));
         if (count)
             call3(__NR_close_range, 0, (uint64_t)count - 1, 0);
     }

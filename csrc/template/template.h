@@ -48,6 +48,8 @@ struct template_job {
     uint64_t tid_address;
     uint64_t robust_list, robust_size;
     uint64_t random; /* AT_RANDOM's bytes, on the program's stack */
+    int64_t cpu;     /* the only one that it runs on; -1: it runs on any that the host may run on */
+    uint64_t strange; /* orders in a row that would have it elsewhere */
 };
 
 /* A call of madvise. */
@@ -71,9 +73,13 @@ struct template_facts {
     uint64_t auxv[TEMPLATE_AUXV / 8];
     struct template_directory directory; /* in which the template is */
     struct refl_carried born; /* given by the host: the state that the template has of it */
+    uint64_t cpus[REFL_CPU_WORDS]; /* those that clones shall have; given by the host: its own */
     struct template_job job; /* for the clones */
     uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
-    uint64_t owed;    /* the host's: answers that it has not read */
+    int32_t last;     /* the host's (host/near.c): the start before this one, */
+    uint32_t near;    /* whether clones are to be made near it, as below, */
+    uint32_t crowded; /* and how often it saw a reason */
+    uint32_t starts;
     uint64_t version; /* of the calls: odd while the host changes them */
     uint64_t call_count; /* given by the host: what waiting clones populate ahead */
     struct template_call calls[TEMPLATE_CALLS];
@@ -87,11 +93,14 @@ _Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
  * The order is sent while the host still finds out whether this template may serve the start: `word` says so in the end.
  */
 struct template_request {
-    uint32_t busy; /* the host sets it to 1 before it writes, the clone to 0 when it has read all */
+    uint32_t busy; /* enum template_busy: who still needs the slot; set by the host before it sends the order */
     uint32_t word; /* enum template_word: 0 until the host has decided */
     uint32_t waits; /* the clone sets it to 1 before it sleeps until word changes */
-    int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template */
+    int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template; or -errno */
+    uint32_t asked; /* enum template_asked: whether the host waits for a message that there is one */
     uint32_t cpu;   /* on which the host decides */
+    uint32_t bound; /* 1: the clone was made on the one processor of the template, and may run on no other yet */
+    uint32_t near;  /* 1: no other is idle, and starts come one after another, each when the one before is over */
     uint32_t fd_count;
     uint32_t new_session;
     int32_t
@@ -108,7 +117,7 @@ _Static_assert(sizeof(struct template_request) <= 1024, "leaves the slot to vect
 
 /* A slot with calls that the template itself makes. */
 struct template_advice {
-    uint32_t busy; /* as in a request */
+    uint32_t busy; /* as in a request: OF_TEMPLATE */
     uint32_t count;
     struct template_call calls[TEMPLATE_CALLS];
 };
@@ -116,6 +125,8 @@ _Static_assert(sizeof(struct template_advice) <= TEMPLATE_SLOT, "fits");
 
 #define TEMPLATE_DIRECTORY 0x7fffffff /* a target: this descriptor is the directory to go to */
 
+enum template_busy { OF_CLONE = 1, OF_TEMPLATE = 2 };
+enum template_asked { NOT_ASKED, ASKED, ANSWERED }; /* left once, to either: the other side sees that it is late */
 enum template_word { TEMPLATE_UNDECIDED, TEMPLATE_GO, TEMPLATE_CANCEL };
 enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2, TEMPLATE_ADVISE = 3 /* is not answered */ };
 

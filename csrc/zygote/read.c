@@ -264,7 +264,9 @@ int refl_keep(struct refl_kept *kept)
         kept->namespaces[i] = open_at(kept->self, NAMESPACES[i], O_PATH | O_NOFOLLOW);
     kept->terminal = terminal_of(kept->stat);
     kept->open = open_at(kept->self, "fd", O_RDONLY | O_DIRECTORY);
-    kept->open_count = 0;
+    kept->open_count = kept->own_count = 0;
+    kept->load = open_at(AT_FDCWD, "/proc/loadavg", O_RDONLY);
+    kept->processors = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
     return 0;
 }
 
@@ -277,7 +279,7 @@ static void close_all(const int32_t *fds, size_t count)
 
 void refl_drop(struct refl_kept *kept)
 {
-    const int32_t single[] = {kept->self, kept->status, kept->stat, kept->open};
+    const int32_t single[] = {kept->self, kept->status, kept->stat, kept->open, kept->load};
     kept->thread = 0;
     close_all(single, sizeof single / sizeof *single);
     close_all(kept->files, sizeof kept->files / sizeof *kept->files);

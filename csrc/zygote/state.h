@@ -55,8 +55,10 @@ struct refl_kept {
     int32_t namespaces[8];
     int64_t terminal;
     int32_t open; /* the directory fd, whose size is how many descriptors are open (Linux 6.2), */
-    uint32_t open_count; /* and those that were found open the last time: host/inheritable.c */
+    uint32_t open_count, own_count; /* and those that were found open the last time; own: of the above. host/inheritable.c */
     int32_t open_fds[REFL_OPEN_MOST];
+    int32_t load;       /* /proc/loadavg, to know whether others use this machine: host/near.c; -errno if there is none */
+    int32_t processors; /* of the machine */
 };
 
 /* In the caller (read.c). All return 0 (or a count), or -errno: then something can't be told. */

@@ -103,10 +103,9 @@ class Process:
         self._socket, self._shared = sock, shared
         self._memory = ffi.from_buffer("uint8_t[]", shared)
         self._constant: _Constant = None  # type: ignore[assignment]
-        self._held: set[int] = set()
         self._next = 0
         try:
-            self.answer()
+            self._answer(lib.refl_template_hear(sock.fileno()))
             random, self._path, heap, spoke, complete, _ = FACTS.unpack_from(shared)
             if spoke or not complete:
                 raise Gone("its dynamic linker wrote something" if spoke else "its dynamic linker is not as expected")
@@ -134,8 +133,6 @@ class Process:
         request.waits = waiting is not None
         alive = self._constant.set(what)
         pid = self._answer(lib.refl_template_start(request))
-        if waiting:
-            self._held.discard(waiting[0])
         del alive
         return pid
 
@@ -152,18 +149,13 @@ class Process:
             self._constant.struct.faults = ffi.NULL
 
     def order(self) -> tuple[int, int]:
-        """Asks for a clone that waits; its pid will be the next answer. Returns its slot, and our end of its socket."""
+        """Asks for a clone that waits. Returns its slot, and our end of its socket."""
         slot = self._slot()
-        sock = self._answer(lib.refl_template_order(self._memory, slot, self._socket.fileno()))
-        self._held.add(slot)
-        return slot, sock
+        return slot, self._answer(lib.refl_template_order(self._memory, slot, self._socket.fileno()))
 
-    def answer(self, slot: int | None = None) -> int:
-        """The next answer: the pid of the clone that was ordered for a slot. Raises Gone, Refused."""
-        result = lib.refl_template_answer(self._memory, self._socket.fileno())
-        if result == -errno.EPIPE and slot is not None:
-            result = lib.refl_template_pid(self._memory, slot) or result
-        return self._answer(result)
+    def ordered(self, slot: int) -> int:
+        """The pid of the clone that was ordered for a slot, as soon as there is one. Raises Gone, Refused."""
+        return self._answer(lib.refl_template_pid(self._memory, slot, self._socket.fileno()))
 
     def ahead(self, calls: list[tuple[int, int, int]]) -> None:
         """What waiting clones populate ahead: calls of madvise (start, size, advice), 1200 at most."""
@@ -189,12 +181,12 @@ class Process:
         self._shared.close()
 
     def _slot(self) -> int:
-        """A slot that no clone reads any more. Raises Gone if none becomes free: clones were killed before they had begun."""
+        """A slot that nobody uses any more. Raises Gone if none becomes free: clones were killed before they had begun."""
         deadline = 0.0
         while not deadline or time.monotonic() < deadline:
             for _ in range(SLOTS):
                 slot, self._next = self._next, (self._next + 1) % SLOTS
-                if slot not in self._held and not lib.refl_template_busy(self._memory, slot):
+                if not lib.refl_template_busy(self._memory, slot):
                     return slot
             deadline = deadline or time.monotonic() + PATIENCE_S
             time.sleep(0.0005)

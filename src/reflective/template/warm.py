@@ -31,7 +31,7 @@ class Warm:
         self.born = time.monotonic()
         self._pool = pool
         self._waiting: deque[tuple[int, int, int]] = deque()  # pid, slot, our end of the socket
-        self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are the template's next answers
+        self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are not known yet
         process.depend_on(files)
         process.ahead(hot.ahead())
         self.fill()
@@ -101,7 +101,7 @@ class Warm:
         while self._ordered:
             slot, sock = self._ordered.popleft()
             try:
-                self._waiting.append((self.process.answer(slot), slot, sock))
+                self._waiting.append((self.process.ordered(slot), slot, sock))
             except BaseException:
                 os.close(sock)
                 raise

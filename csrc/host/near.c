@@ -1,0 +1,35 @@
+/* Whether a template should run where its host does (template/place.c): both are in shared memory, and only the host can tell. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../template/template.h"
+#include "near.h"
+
+enum { LOOK = 4 /* starts */, ENOUGH = 4 };
+
+/* As many tasks are running, or could be, as there are processors: /proc/loadavg, proc(5). This one is. */
+static int crowded(const struct refl_kept *kept)
+{
+    char text[128];
+    ssize_t got = kept->load < 0 ? 0 : pread(kept->load, text, sizeof text - 1, 0);
+    if (got <= 0)
+        return 0;
+    text[got] = 0;
+    const char *slash = strchr(text, '/');
+    while (slash && slash > text && slash[-1] != ' ')
+        slash--;
+    return slash && strtoll(slash, NULL, 10) >= kept->processors;
+}
+
+/* One look may be chance: several in a row decide. But who has another start under way wants both to run at once. */
+int template_near(struct template_facts *facts, const struct refl_kept *kept)
+{
+    if (!kept || (facts->last && !kill(facts->last, 0)))
+        facts->crowded = 0;
+    else if (facts->starts++ % LOOK == 0)
+        facts->crowded =
+            crowded(kept) ? facts->crowded + (facts->crowded < 2 * ENOUGH) : facts->crowded - (facts->crowded > 0);
+    return facts->crowded >= ENOUGH;
+}

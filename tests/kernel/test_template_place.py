@@ -1,0 +1,122 @@
+"""On which processors templates run, and what of that their clones have: nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shell_template import SHELL, warm
+
+from reflective import Template
+
+ENOUGH = 64  # starts after which a template has long decided
+CPUSET = Path("/sys/fs/cgroup/cpuset")
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """A machine all of whose processors are in use."""
+    spinning = [subprocess.Popen([SHELL, "-c", "while :; do :; done"]) for _ in range(os.cpu_count() or 1)]
+    yield
+    for one in spinning:
+        one.kill()
+        one.wait()
+
+
+def processors(template: Template) -> set[int]:
+    (one,) = warm(template)
+    return os.sched_getaffinity(one.process.pid)
+
+
+def many(template: Template) -> None:
+    for _ in range(ENOUGH):
+        os.waitpid(template.spawn(["grep", "-q", "", "/dev/null"]), 0)
+
+
+def started(template: Template) -> str:
+    """The processors of a program, as it sees them."""
+    words = ["grep", "Cpus_allowed_list", "/proc/self/status"]
+    ours = template.run(words, capture_output=True, text=True).stdout
+    assert ours == subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return str(ours).split()[1]
+
+
+@pytest.mark.parametrize("pool", [0, 4])
+@pytest.mark.usefixtures("busy")
+def test_near_its_caller(pool: int) -> None:
+    """One start after another, on a machine in use: the template stays on one processor; its clones are free all the same."""
+    several = os.sched_getaffinity(0)
+    if len(several) == 1:
+        pytest.skip("with a single processor there is nothing to choose")
+    with Template("/bin/grep", pool=pool) as template:
+        many(template)
+        assert len(processors(template)) == 1
+        started(template)
+        with template.Popen(["grep", "x"], stdin=subprocess.PIPE) as one, template.Popen(["grep", "x"], stdin=subprocess.PIPE) as two:
+            started(template)
+            assert processors(template) == several  # all three shall run at once
+            one.communicate()
+            two.communicate()
+
+
+@pytest.mark.usefixtures("busy")
+def test_bound_caller() -> None:
+    """Who is bound has clones that are."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {max(before)})
+        with Template("/bin/grep") as template:
+            many(template)
+            assert started(template) == str(max(before))
+            assert processors(template) == {max(before)}
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
+def cpuset() -> Iterator[Path]:
+    """A set of one processor with this process in it."""
+    if os.geteuid():
+        pytest.skip("sets of processors are for root")
+    if not (CPUSET / "tasks").exists():
+        pytest.skip("no hierarchy of cgroups for processors here (cgroup v1)")
+    group = CPUSET / f"reflective-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "cpuset.mems").write_text((CPUSET / "cpuset.mems").read_text())
+        (group / "cpuset.cpus").write_text("0")
+        (group / "tasks").write_text(str(os.getpid()))
+        yield group
+    finally:
+        (CPUSET / "tasks").write_text(str(os.getpid()))
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_set_that_grows(cpuset: Path, bound: bool) -> None:
+    """A program has every processor that its set gets, unless its caller is bound to some."""
+    every = (CPUSET / "cpuset.cpus").read_text()
+    if bound:
+        (cpuset / "cpuset.cpus").write_text(every)
+        os.sched_setaffinity(0, {0})
+    with Template("/bin/grep") as template:
+        many(template)
+        started(template)
+        words = ["grep", "x"]
+        with template.Popen(words, stdin=subprocess.PIPE) as ours, subprocess.Popen(words, stdin=subprocess.PIPE) as native:
+            (cpuset / "cpuset.cpus").write_text("0")
+            (cpuset / "cpuset.cpus").write_text(every)
+            assert os.sched_getaffinity(ours.pid) == os.sched_getaffinity(native.pid)
+            assert (len(os.sched_getaffinity(ours.pid)) == 1) == bound
+            ours.communicate()
+            native.communicate()
