@@ -41,15 +41,28 @@ static int look_at(struct found *found, int32_t fd)
 static int look_at_known(const struct refl_kept *kept, int64_t open, struct found *found)
 {
     int error = 0;
-    found->left = open;
+    found->left = open - kept->own_count;
     for (uint32_t i = 0; i < kept->open_count && found->left > 0 && !error; i++)
         error = look_at(found, kept->open_fds[i]);
     return error ? error : open > 0 && found->left == 0; /* before Linux 6.2 it is not counted */
 }
 
+/* Those that the state has just been, or will be, read from are close-on-exec, or that fails: host/template.c: decide. */
+static int is_own(const struct refl_kept *kept, int32_t fd)
+{
+    int found = fd == kept->status;
+    for (size_t i = 0; i < sizeof kept->files / sizeof *kept->files; i++)
+        found |= fd == kept->files[i];
+    for (size_t i = 0; i < sizeof kept->namespaces / sizeof *kept->namespaces; i++)
+        found |= fd == kept->namespaces[i];
+    return found;
+}
+
 static void remember(struct refl_kept *kept, int32_t fd)
 {
-    if (kept && kept->open_count < REFL_OPEN_MOST)
+    if (is_own(kept, fd))
+        kept->own_count++;
+    else if (kept->open_count < REFL_OPEN_MOST)
         kept->open_fds[kept->open_count++] = fd;
 }
 
@@ -60,7 +73,7 @@ static int look_at_listed(int directory, struct refl_kept *kept, struct found *f
     long size;
     int error = lseek(directory, 0, SEEK_SET) ? -errno : 0;
     if (kept)
-        kept->open_count = 0;
+        kept->open_count = kept->own_count = 0;
     while (!error && (size = syscall(SYS_getdents64, directory, listed, sizeof listed)) != 0) {
         if (size < 0)
             return -errno;
@@ -69,7 +82,8 @@ static int look_at_listed(int directory, struct refl_kept *kept, struct found *f
             at += entry->d_reclen;
             if (*entry->d_name == '.')
                 continue;
-            remember(kept, atoi(entry->d_name));
+            if (kept)
+                remember(kept, atoi(entry->d_name));
             error = look_at(found, atoi(entry->d_name));
         }
     }
