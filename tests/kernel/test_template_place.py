@@ -57,7 +57,10 @@ def test_near_its_caller(pool: int) -> None:
         many(template)
         assert len(processors(template)) == 1
         started(template)
-        with template.Popen(["grep", "x"], stdin=subprocess.PIPE) as one, template.Popen(["grep", "x"], stdin=subprocess.PIPE) as two:
+        with (
+            template.Popen(["grep", "x"], stdin=subprocess.PIPE) as one,
+            template.Popen(["grep", "x"], stdin=subprocess.PIPE) as two,
+        ):
             started(template)
             assert processors(template) == several  # all three shall run at once
             one.communicate()

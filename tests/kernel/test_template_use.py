@@ -25,6 +25,37 @@ def test_arguments_and_environment(shell: Template) -> None:
     assert same(shell, "tr '\\0' '\\n' < /proc/$$/cmdline; cat /proc/$$/comm; readlink /proc/$$/exe")
 
 
+def test_again_and_otherwise(tmp_path: Path) -> None:
+    """What a start is given may be the same objects as the last time with other contents, or others with the same."""
+    found = tmp_path / "found"
+    argv = ["sh", "-c", f"tr '\\0' ' ' < /proc/$$/environ > {found}; echo $0 >> {found}"]
+    env = {"A": "1", "B": "2"}
+
+    with Template(SHELL) as shell:
+
+        def start(env: dict[str, str] | None) -> str:
+            assert os.waitpid(shell.spawn(argv, env), 0)[1] == 0
+            return found.read_text()
+
+        for _ in range(3):
+            assert start(env) == "A=1 B=2 sh\n"
+            assert start(dict(env)) == "A=1 B=2 sh\n"
+        env["A"] = "3"
+        assert start(env) == "A=3 B=2 sh\n"
+        env["A"] = env.pop("A")
+        for _ in range(3):
+            assert start(env) == "B=2 A=3 sh\n"
+        argv.append("other")
+        assert start(env) == "B=2 A=3 other\n"
+        for value in "xy":
+            os.environ["REFLECTIVE"] = value
+            try:
+                assert all(f" REFLECTIVE={value} " in start(None) for _ in range(3))
+            finally:
+                del os.environ["REFLECTIVE"]
+        assert start(env) == "B=2 A=3 other\n"
+
+
 def test_directory_and_umask(shell: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(shell, "pwd; umask", cwd=tmp_path, umask=0o077) == f"{tmp_path}\n0077\n"
     monkeypatch.chdir(tmp_path)

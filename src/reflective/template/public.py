@@ -20,6 +20,7 @@ from ..plan.build import LoadPlan, build
 from ..plan.stack import encode
 from ..process import PIPE, CalledProcessError, CompletedProcess, Word
 from . import key
+from .repeat import Repeat, repeatable
 from .request import attributes, descriptors, directory
 from .warm import Warm, warm
 
@@ -48,6 +49,8 @@ class Template:
         self._warm: dict[tuple[bytes, ...], Warm | Files] = {}  # Files: as long as they are the same there can be none
         self._latest: Warm | None = None  # the one that was used last
         self._last: tuple[bytes, tuple[bytes, ...]] = b"", ()  # an environment, and what ld.so reads of it
+        self._repeat: Repeat | None = None
+        self._env: object = None  # of the start before
         self._plan = build(self._path)
         self._age, self._born = 0.0, time.monotonic()
         self._closed = False
@@ -61,7 +64,9 @@ class Template:
 
     def spawn(self, argv: Sequence[Word], env: Mapping[Any, Any] | None = None) -> int:
         """Starts the program as os.posix_spawn does, and returns its pid, for os.waitpid. Raises LoadError."""
-        pid = self._start(argv, env, None)
+        pid = self._again(argv, env)
+        if pid is None:
+            pid = self._start(argv, env, None)
         return process.spawn(self._path, argv, env) if pid is None else pid
 
     def Popen(self, args: Any, **keywords: Any) -> subprocess.Popen[Any]:
@@ -128,8 +133,22 @@ class Template:
             if isinstance(one, Warm):
                 one.end()
         self._warm.clear()
-        self._latest = None
+        self._latest = self._repeat = None
         self._born = time.monotonic()
+
+    def _again(self, argv: Sequence[Word], env: Mapping[Any, Any] | None) -> int | None:
+        """The same as the last time, if it was: what it takes is at hand. None if not, or if there was none."""
+        with self._lock:
+            repeat = self._repeat
+            if repeat is None or not repeat.same(argv, env) or self._old():
+                return None
+            try:
+                return repeat.warm.start(repeat.start)
+            except (Gone, Stale, Refused):
+                return None
+
+    def _old(self) -> bool:
+        return bool(self._age) and time.monotonic() - self._born > self._age
 
     def _start(self, argv: Sequence[Word], env: Mapping[Any, Any] | None, setup: Setup | None) -> int | None:
         """The pid of a clone that becomes the program; None if the ordinary way must be taken."""
@@ -148,7 +167,7 @@ class Template:
         with self._lock:
             if self._closed:
                 raise ValueError("the template is closed")
-            if self._age and time.monotonic() - self._born > self._age:
+            if self._old():
                 self._drop()
             for _ in range(ATTEMPTS):
                 try:
@@ -176,7 +195,11 @@ class Template:
         if one is None or (what.directory >= 0 and one.files.relative):
             return None
         self._latest = one
-        return one.start(what)
+        pid = one.start(what)
+        if env is self._env and what.attributes is PLAIN and repeatable(argv, env):
+            self._repeat = Repeat(argv, block if env is None else env, one, what)
+        self._env = env
+        return pid
 
     def _for(self, size: int, environment: bytes) -> Warm | None:
         if environment != self._last[0]:
@@ -202,6 +225,7 @@ class Template:
             return None
 
     def _remove(self, one: Warm | None) -> None:
+        self._repeat = None
         if one is self._latest:
             self._latest = None
         if one is not None:
@@ -246,7 +270,7 @@ def _after_fork() -> None:
         for one in template._warm.values():
             if isinstance(one, Warm):
                 one.forget()
-        template._warm, template._latest = {}, None
+        template._warm, template._latest, template._repeat = {}, None, None
 
 
 os.register_at_fork(after_in_child=_after_fork)
