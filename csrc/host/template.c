@@ -196,9 +196,7 @@ int refl_birth(struct refl_birth *birth)
 
 void refl_template_born(uint8_t *shared, const struct refl_birth *born)
 {
-    struct template_facts *facts = (struct template_facts *)shared;
-    facts->born = born->carried;
-    memcpy(facts->cpus, born->carried.cpus, sizeof facts->cpus);
+    ((struct template_facts *)shared)->born = born->carried;
 }
 
 /* What a clone can be given without fail; the rest must be as it was when the template was made. */

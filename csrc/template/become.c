@@ -174,7 +174,6 @@ __attribute__((noreturn)) static void enter(const struct template_job *job, stru
 /* On its own stack below that of the program. What the host's decision brings, the caller's state, comes last. */
 __attribute__((noreturn)) void template_child(const struct template_job *job, struct template_request *request)
 {
-    const struct template_facts *facts = (const struct template_facts *)job->shared;
     fill_stack(job, request);
     set_secrets(request);
     template_set_linker(job, request->sp, request->auxv);
@@ -184,8 +183,8 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, st
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
     (void)*(volatile const uint8_t *)job->gadget; /* no page fault there later */
     wait_for_word(job, request);
-    template_be_free(facts, request);
-    refl_adopt(&facts->born, &request->now);
+    template_be_free(job);
+    refl_adopt(&job->born, &request->now);
     enter(job, request);
 }
 

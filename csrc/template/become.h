@@ -17,9 +17,9 @@ __attribute__((noreturn)) void template_begin(const struct template_job *job, st
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request);
 
 /* Once, and at each order: where the template runs, and its clones until they are the program (place.c). */
-void template_find_place(struct template_job *job, struct template_facts *facts);
-void template_follow(struct template_job *job, struct template_request *request);
-void template_be_free(const struct template_facts *facts, const struct template_request *request);
+void template_find_place(struct template_job *job);
+void template_follow(struct template_job *job, const struct template_request *request);
+void template_be_free(const struct template_job *job);
 
 enum { TEMPLATE_STACK = 4096 }; /* bytes of it that a clone uses before it is the program */
 

@@ -11,50 +11,50 @@ static int64_t run_on(const uint64_t *cpus)
     return call3(__NR_sched_setaffinity, 0, REFL_CPU_WORDS * 8, (uint64_t)cpus);
 }
 
-static void move(struct template_job *job, const struct template_facts *facts, int64_t cpu)
+static void move(struct template_job *job, int64_t cpu)
 {
     uint64_t cpus[REFL_CPU_WORDS];
     for (int64_t i = 0; i < REFL_CPU_WORDS; i++)
-        cpus[i] = cpu == ANY ? facts->cpus[i] : cpu / 64 == i ? 1ul << cpu % 64 : 0;
+        cpus[i] = cpu == ANY ? job->cpus[i] : cpu / 64 == i ? 1ul << cpu % 64 : 0;
     job->cpu = cpu;
     job->strange = 0;
     run_on(cpus);
 }
 
 /* If the host may run on all that it could, nobody has bound it: who asks for all that there can be is as free. */
-void template_find_place(struct template_job *job, struct template_facts *facts)
+void template_find_place(struct template_job *job)
 {
-    uint64_t cpus[REFL_CPU_WORDS];
+    uint64_t found[REFL_CPU_WORDS];
     int free = 1;
+    for (int64_t i = 0; i < REFL_CPU_WORDS; i++) {
+        job->cpus[i] = ~0ul;
+        found[i] = 0;
+    }
+    move(job, ANY);
+    call3(__NR_sched_getaffinity, 0, sizeof found, (uint64_t)found);
     for (int64_t i = 0; i < REFL_CPU_WORDS; i++)
-        cpus[i] = ~0ul;
-    run_on(cpus);
-    for (int64_t i = 0; i < REFL_CPU_WORDS; i++)
-        cpus[i] = 0;
-    call3(__NR_sched_getaffinity, 0, sizeof cpus, (uint64_t)cpus);
-    for (int64_t i = 0; i < REFL_CPU_WORDS; i++)
-        free &= cpus[i] == facts->cpus[i];
-    for (int64_t i = 0; i < REFL_CPU_WORDS && free; i++)
-        facts->cpus[i] = ~0ul;
-    move(job, facts, ANY);
+        free &= found[i] == job->born.cpus[i];
+    for (int64_t i = 0; i < REFL_CPU_WORDS && !free; i++)
+        job->cpus[i] = job->born.cpus[i];
+    if (!free)
+        move(job, ANY);
 }
 
 /*
  * Caller, template and clone mostly work in turn. If all processors are busy, they do best on one: the kernel would spread them,
  * and then have each wait for somebody else's program, and its processor for them.
  */
-void template_follow(struct template_job *job, struct template_request *request)
+void template_follow(struct template_job *job, const struct template_request *request)
 {
     int64_t wanted = request->near ? (int64_t)request->cpu : ANY;
     if (wanted == job->cpu)
         job->strange = 0;
     else if (wanted == ANY || job->cpu == ANY || ++job->strange >= PATIENCE)
-        move(job, (const struct template_facts *)job->shared, wanted);
-    request->bound = job->cpu != ANY;
+        move(job, wanted);
 }
 
-void template_be_free(const struct template_facts *facts, const struct template_request *request)
+void template_be_free(const struct template_job *job)
 {
-    if (request->bound)
-        run_on(facts->cpus);
+    if (job->cpu != ANY)
+        run_on(job->cpus);
 }

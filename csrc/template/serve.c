@@ -102,17 +102,16 @@ static void find_out(struct template_job *job, const uint64_t *sp)
     facts->heap = (uint64_t)call3(__NR_brk, 0, 0, 0);
     facts->spoke = (uint64_t)call3(__NR_lseek, 1, 0, SEEK_END);
     failed |= find_directory(&facts->directory);
-    template_find_place(job, facts);
+    job->born = facts->born;
+    template_find_place(job);
     failed |= call3(__NR_close_range, 0, 2, 0);
     failed |= call3(__NR_madvise, job->area + TEMPLATE_CODE, TEMPLATE_DATA, MADV_DONTFORK);
-    facts->job = *job;
     facts->complete = !failed && job->dl_auxv && *(const uint64_t *)job->dl_argv == (uint64_t)(sp + 1);
 }
 
 /* Its pid, or -errno. The child begins on the program's stack, below what the start needs of it, or is likely to need. */
 static int64_t make(const struct template_job *job, uint32_t order, struct template_request *request)
 {
-    const struct template_facts *facts = (const struct template_facts *)job->shared;
     uint64_t top = template_stack_below(request->sp);
     struct clone_args args = {
         .flags = CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID,
@@ -122,7 +121,8 @@ static int64_t make(const struct template_job *job, uint32_t order, struct templ
         .stack_size = TEMPLATE_STACK,
     };
     template_set_linker(job, request->sp, request->auxv);
-    return template_clone(&args, CLONE_ARGS_SIZE_VER0, &facts->job, request,
+    request->job = *job;
+    return template_clone(&args, CLONE_ARGS_SIZE_VER0, &request->job, request,
                           order == TEMPLATE_WAIT ? template_wait : template_begin);
 }
 

@@ -28,7 +28,7 @@ struct template_mm {
 };
 _Static_assert(sizeof(struct template_mm) == 104, "the kernel's layout");
 
-/* The template's private facts: the first are given by native/template.py, the rest it finds out itself. */
+/* What the template knows, and each clone: the first are given by native/template_make.py, the rest it finds out itself. */
 struct template_job {
     uint64_t dl_start; /* ld.so's _dl_start */
     uint64_t resume;   /* the instruction behind `mov %rax,%r12`: ld.so's entry + 11 */
@@ -48,6 +48,8 @@ struct template_job {
     uint64_t tid_address;
     uint64_t robust_list, robust_size;
     uint64_t random; /* AT_RANDOM's bytes, on the program's stack */
+    struct refl_carried born;      /* the host's state, that this process has by birth */
+    uint64_t cpus[REFL_CPU_WORDS]; /* processors that clones shall have */
     int64_t cpu;     /* the only one that it runs on; -1: it runs on any that the host may run on */
     uint64_t strange; /* orders in a row that would have it elsewhere */
 };
@@ -72,9 +74,7 @@ struct template_facts {
     uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
     uint64_t auxv[TEMPLATE_AUXV / 8];
     struct template_directory directory; /* in which the template is */
-    struct refl_carried born; /* given by the host: the state that the template has of it */
-    uint64_t cpus[REFL_CPU_WORDS]; /* those that clones shall have; given by the host: its own */
-    struct template_job job; /* for the clones */
+    struct refl_carried born;            /* given by the host: the state that the template has of it */
     uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
     int32_t last;     /* the host's (host/near.c): the start before this one, */
     uint32_t near;    /* whether clones are to be made near it, as below, */
@@ -99,7 +99,6 @@ struct template_request {
     int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template; or -errno */
     uint32_t asked; /* enum template_asked: whether the host waits for a message that there is one */
     uint32_t cpu;   /* on which the host decides */
-    uint32_t bound; /* 1: the clone was made on the one processor of the template, and may run on no other yet */
     uint32_t near;  /* 1: no other is idle, and starts come one after another, each when the one before is over */
     uint32_t fd_count;
     uint32_t new_session;
@@ -110,9 +109,10 @@ struct template_request {
     uint64_t stack_low; /* where the stack's mapping shall start, if that is lower than the template's */
     uint8_t random[16];
     struct template_mm mm;
+    struct template_job job; /* given by the template, so that a clone looks at no more pages than it must */
     struct refl_carried now; /* and all of this is written before word */
 };
-_Static_assert(sizeof(struct template_request) <= 1024, "leaves the slot to vectors and strings");
+_Static_assert(sizeof(struct template_request) <= 2560, "leaves the slot to vectors and strings");
 #define TEMPLATE_ROOM (TEMPLATE_SLOT - sizeof(struct template_request))
 
 /* A slot with calls that the template itself makes. */
