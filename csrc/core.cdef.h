@@ -284,6 +284,7 @@ struct refl_clone {
     const char *paths; /* files that must be the same, as in refl_stamps, and what they were */
     uint64_t paths_size;
     const uint64_t *stamps;
+    uint64_t stamps_size; /* bytes */
     struct refl_faults *faults; /* NULL, or to be opened for the clone before the program begins, if that can be */
 };
 

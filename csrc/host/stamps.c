@@ -1,40 +1,54 @@
-/* What stat says of files: whether they are what they were. */
-#include <string.h>
-#include <sys/stat.h>
-
-#include "prepare.h"
+/* What stat says of files: whether they are what they were. For host and clone: no libc. */
 #include "stamps.h"
 
-static void stamp_of(const char *path, uint64_t stamp[6])
+#include <asm/stat.h>
+#include <asm/unistd.h>
+#include <linux/fcntl.h>
+
+#include "../blob/syscall.h"
+
+enum { NUMBERS = 6, SECOND = 1000000000 /* ns */ };
+
+static void stamp_of(const char *path, uint64_t stamp[NUMBERS])
 {
     struct stat status;
-    memset(stamp, 0, 6 * sizeof *stamp);
-    if (stat(path, &status))
+    for (int i = 0; i < NUMBERS; i++)
+        stamp[i] = 0;
+    if (call4(__NR_newfstatat, (uint64_t)AT_FDCWD, (uint64_t)path, (uint64_t)&status, 0))
         return;
     stamp[0] = status.st_dev;
     stamp[1] = status.st_ino;
     stamp[2] = (uint64_t)status.st_size;
-    stamp[3] = (uint64_t)status.st_mtim.tv_sec * 1000000000u + (uint64_t)status.st_mtim.tv_nsec;
-    stamp[4] = (uint64_t)status.st_ctim.tv_sec * 1000000000u + (uint64_t)status.st_ctim.tv_nsec;
+    stamp[3] = status.st_mtime * SECOND + status.st_mtime_nsec;
+    stamp[4] = status.st_ctime * SECOND + status.st_ctime_nsec;
     stamp[5] = status.st_mode;
+}
+
+/* Behind the NUL of the string there. */
+static uint64_t next(const char *paths, uint64_t size, uint64_t at)
+{
+    while (at < size && paths[at])
+        at++;
+    return at + 1;
 }
 
 uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out)
 {
     uint64_t count = 0;
-    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, count++)
+    for (uint64_t at = 0; at < size; at = next(paths, size, at), count++)
         if (out)
-            stamp_of(paths + at, out + 6 * count);
+            stamp_of(paths + at, out + NUMBERS * count);
     return count;
 }
 
-int same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
+int refl_same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
 {
-    for (uint64_t at = 0; at < size; at += strlen(paths + at) + 1, stamps += 6) {
-        uint64_t stamp[6];
+    int same = 1;
+    for (uint64_t at = 0; at < size && same; at = next(paths, size, at), stamps += NUMBERS) {
+        uint64_t stamp[NUMBERS];
         stamp_of(paths + at, stamp);
-        if (memcmp(stamp, stamps, sizeof stamp))
-            return 0;
+        for (int i = 0; i < NUMBERS; i++)
+            same &= stamp[i] == stamps[i];
     }
-    return 1;
+    return same;
 }

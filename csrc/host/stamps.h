@@ -3,7 +3,10 @@
 
 #include <stdint.h>
 
-/* 1 if refl_stamps would say the same of these paths now. */
-int same_stamps(const char *paths, uint64_t size, const uint64_t *stamps);
+/* What stat says of each path (NUL-terminated strings of `size` bytes in all): 6 numbers, all 0 if it fails. How many paths. */
+uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out);
+
+/* 1 if that is the same now. */
+int refl_same_stamps(const char *paths, uint64_t size, const uint64_t *stamps);
 
 #endif

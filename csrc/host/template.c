@@ -18,16 +18,10 @@
 #include <unistd.h>
 
 #include "../template/template.h"
+#include "decide.h"
 #include "near.h"
-#include "prepare.h"
-#include "stamps.h"
 
 #include "template_bytes.h" /* static const uint8_t template_bytes[], made by setup.py from csrc/template */
-
-struct refl_birth {
-    struct refl_identity identity;
-    struct refl_carried carried;
-};
 
 enum { STACK_EXPAND = 131072 }; /* fs/exec.c: setup_arg_pages */
 
@@ -65,6 +59,22 @@ static uint64_t write_vectors(const struct refl_clone *clone, uint64_t strings, 
     return at == end ? env : 0;
 }
 
+/* For the clone to look at, if there is room left at this place in the slot. */
+static void write_files(const struct refl_clone *clone, struct template_request *r, uint64_t at)
+{
+    uint64_t stamps_size = clone->stamps_size;
+    at = (at + 7) & ~7ul;
+    r->checked = NOT_CHECKED;
+    r->stamps = 0;
+    if (stamps_size > TEMPLATE_SLOT - at || clone->paths_size > TEMPLATE_SLOT - at - stamps_size)
+        return;
+    r->stamps = at;
+    r->paths = at + stamps_size;
+    r->paths_size = clone->paths_size;
+    memcpy((uint8_t *)r + r->stamps, clone->stamps, stamps_size);
+    memcpy((uint8_t *)r + r->paths, clone->paths, clone->paths_size);
+}
+
 /* -E2BIG if the template's stack, or the slot, has no room for it. */
 static int write_request(const struct refl_clone *clone, struct template_request *r)
 {
@@ -87,6 +97,7 @@ static int write_request(const struct refl_clone *clone, struct template_request
         return -EINVAL;
     memcpy(bytes + words * 8, facts->auxv, facts->auxv_size);
     memcpy(bytes + r->vectors_size, clone->strings, size);
+    write_files(clone, r, sizeof *r + r->vectors_size + size);
     memcpy(&r->mm, clone->mm, sizeof r->mm);
     uint64_t fresh[3];
     if (getrandom(fresh, sizeof fresh, 0) != sizeof fresh)
@@ -177,57 +188,6 @@ int refl_template_advise(uint8_t *shared, uint64_t slot, int32_t sock, const uin
     if (error)
         __atomic_store_n(&advice->busy, 0, __ATOMIC_RELEASE);
     return error;
-}
-
-uint64_t refl_kept_size(void)
-{
-    return sizeof(struct refl_kept);
-}
-
-uint64_t refl_birth_size(void)
-{
-    return sizeof(struct refl_birth);
-}
-
-int refl_birth(struct refl_birth *birth)
-{
-    return refl_read_state(&birth->identity, &birth->carried);
-}
-
-void refl_template_born(uint8_t *shared, const struct refl_birth *born)
-{
-    ((struct template_facts *)shared)->born = born->carried;
-}
-
-/* What a clone can be given without fail; the rest must be as it was when the template was made. */
-static int same_but_these(struct refl_carried born, const struct refl_carried *now)
-{
-    born.ignored = now->ignored;
-    born.blocked = now->blocked;
-    born.umask = now->umask;
-    return memcmp(&born, now, sizeof born) == 0;
-}
-
-/* What the state is read from, if this is the thread whose it is. */
-static struct refl_kept *kept_by_this_thread(const struct refl_clone *clone)
-{
-    return clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid) ? clone->kept : NULL;
-}
-
-/* Whether the template may serve this caller now; then with the state that the clone gets. -ESTALE: make another. */
-static int decide(const struct refl_clone *clone, const struct refl_kept *kept, struct template_request *r)
-{
-    const struct refl_birth *born = clone->born;
-    struct refl_birth now;
-    int error = kept ? refl_read_kept(kept, &now.identity, &now.carried) : refl_birth(&now);
-    if (error || !refl_same_identity(&born->identity, &now.identity) || !same_but_these(born->carried, &now.carried) ||
-        !same_stamps(clone->paths, clone->paths_size, clone->stamps))
-        return -ESTALE;
-    r->now = now.carried;
-    r->now.ignored = (r->now.ignored & ~clone->to_default) | clone->to_ignore;
-    if (clone->umask >= 0)
-        r->now.umask = (uint32_t)clone->umask;
-    return 0;
 }
 
 static void say(struct template_request *r, uint32_t word)

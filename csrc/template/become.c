@@ -9,6 +9,7 @@
 #include <linux/futex.h>
 
 #include "../blob/syscall.h"
+#include "../host/stamps.h"
 
 enum { SPIN = 3000, MADV_POPULATE_WRITE = 23 };
 enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1, PROT_RW = 3 };
@@ -121,6 +122,19 @@ static void wait_for_word(const struct template_job *job, struct template_reques
         end();
 }
 
+/* It waits for the host anyway, mostly. */
+static void check_files(struct template_request *request)
+{
+    const char *slot = (const char *)request;
+    uint32_t not_checked = NOT_CHECKED;
+    if (!request->stamps ||
+        !__atomic_compare_exchange_n(&request->checked, &not_checked, BY_CLONE, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+        return;
+    int same =
+        refl_same_stamps(slot + request->paths, request->paths_size, (const uint64_t *)(const void *)(slot + request->stamps));
+    __atomic_store_n(&request->checked, same ? SAME : DIFFERENT, __ATOMIC_RELEASE);
+}
+
 static void fill_stack(const struct template_job *job, const struct template_request *request)
 {
     const uint8_t *bytes = (const uint8_t *)(request + 1);
@@ -182,6 +196,7 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, st
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
     (void)*(volatile const uint8_t *)job->gadget; /* no page fault there later */
+    check_files(request);
     wait_for_word(job, request);
     template_be_free(job);
     refl_adopt(&job->born, &request->now);

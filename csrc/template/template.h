@@ -88,7 +88,7 @@ struct template_facts {
 _Static_assert(sizeof(struct template_facts) <= TEMPLATE_SLOT, "fits");
 
 /*
- * One start. Behind it in the slot: the vectors (argc, argv, envp, auxv), then the strings.
+ * One start. Behind it in the slot: the vectors (argc, argv, envp, auxv), then the strings, then files.
  *
  * The order is sent while the host still finds out whether this template may serve the start: `word` says so in the end.
  */
@@ -100,12 +100,15 @@ struct template_request {
     uint32_t asked; /* enum template_asked: whether the host waits for a message that there is one */
     uint32_t cpu;   /* on which the host decides */
     uint32_t near;  /* 1: no other is idle, and starts come one after another, each when the one before is over */
+    uint32_t checked; /* enum template_checked: whether the files are what they were */
     uint32_t fd_count;
     uint32_t new_session;
     int32_t
         targets[TEMPLATE_FDS]; /* ascending: the numbers that the descriptors sent along shall have; DIRECTORY may be last */
     uint64_t sp, vectors_size, auxv;
     uint64_t strings, strings_size;
+    uint64_t stamps, paths,
+        paths_size; /* files that must be the same (host/stamps.h): where in the slot; stamps 0: not there */
     uint64_t stack_low; /* where the stack's mapping shall start, if that is lower than the template's */
     uint8_t random[16];
     struct template_mm mm;
@@ -127,6 +130,8 @@ _Static_assert(sizeof(struct template_advice) <= TEMPLATE_SLOT, "fits");
 
 enum template_busy { OF_CLONE = 1, OF_TEMPLATE = 2 };
 enum template_asked { NOT_ASKED, ASKED, ANSWERED }; /* left once, to either: the other side sees that it is late */
+/* The files are looked at once: by the host or, if that is there first, by the clone. */
+enum template_checked { NOT_CHECKED, BY_HOST, BY_CLONE, SAME, DIFFERENT };
 enum template_word { TEMPLATE_UNDECIDED, TEMPLATE_GO, TEMPLATE_CANCEL };
 enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2, TEMPLATE_ADVISE = 3 /* is not answered */ };
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell_template import SHELL, warm
@@ -33,17 +35,26 @@ def processors(template: Template) -> set[int]:
     return os.sched_getaffinity(one.process.pid)
 
 
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether that is so within some seconds."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 def many(template: Template) -> None:
     for _ in range(ENOUGH):
-        os.waitpid(template.spawn(["grep", "-q", "", "/dev/null"]), 0)
+        os.waitpid(template.spawn(["cat", "/dev/null"]), 0)
 
 
 def started(template: Template) -> str:
     """The processors of a program, as it sees them."""
-    words = ["grep", "Cpus_allowed_list", "/proc/self/status"]
-    ours = template.run(words, capture_output=True, text=True).stdout
-    assert ours == subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return str(ours).split()[1]
+    words = ["cat", "/proc/self/status"]
+    ours, native = template.run(words, capture_output=True), subprocess.run(words, capture_output=True, check=True)
+    lists = [re.findall(rb"Cpus_allowed_list:\t(.*)", done.stdout) for done in (ours, native)]
+    assert lists[0] == lists[1]
+    return str(lists[0][0], "ascii")
 
 
 @pytest.mark.parametrize("pool", [0, 4])
@@ -53,16 +64,16 @@ def test_near_its_caller(pool: int) -> None:
     several = os.sched_getaffinity(0)
     if len(several) == 1:
         pytest.skip("with a single processor there is nothing to choose")
-    with Template("/bin/grep", pool=pool) as template:
+    with Template("/bin/cat", pool=pool) as template:
         many(template)
-        assert len(processors(template)) == 1
+        assert soon(lambda: len(processors(template)) == 1)
         started(template)
         with (
-            template.Popen(["grep", "x"], stdin=subprocess.PIPE) as one,
-            template.Popen(["grep", "x"], stdin=subprocess.PIPE) as two,
+            template.Popen(["cat"], stdin=subprocess.PIPE) as one,
+            template.Popen(["cat"], stdin=subprocess.PIPE) as two,
         ):
             started(template)
-            assert processors(template) == several  # all three shall run at once
+            assert soon(lambda: processors(template) == several)  # all three shall run at once
             one.communicate()
             two.communicate()
 
@@ -73,7 +84,7 @@ def test_bound_caller() -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {max(before)})
-        with Template("/bin/grep") as template:
+        with Template("/bin/cat") as template:
             many(template)
             assert started(template) == str(max(before))
             assert processors(template) == {max(before)}
@@ -112,11 +123,16 @@ def test_set_that_grows(cpuset: Path, bound: bool) -> None:
     if bound:
         (cpuset / "cpuset.cpus").write_text(every)
         os.sched_setaffinity(0, {0})
-    with Template("/bin/grep") as template:
+    with Template("/bin/cat") as template:
         many(template)
         started(template)
-        words = ["grep", "x"]
-        with template.Popen(words, stdin=subprocess.PIPE) as ours, subprocess.Popen(words, stdin=subprocess.PIPE) as native:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+        with template.Popen(["cat"], **pipes) as ours, subprocess.Popen(["cat"], **pipes) as native:
+            for cat in (ours, native):
+                assert cat.stdin is not None
+                assert cat.stdout is not None
+                cat.stdin.write(b"x")
+                assert cat.stdout.read(1) == b"x"  # it has begun
             (cpuset / "cpuset.cpus").write_text("0")
             (cpuset / "cpuset.cpus").write_text(every)
             assert os.sched_getaffinity(ours.pid) == os.sched_getaffinity(native.pid)

@@ -180,7 +180,7 @@ def test_clones_have_the_pages_that_starts_touch() -> None:
     if not _may_look_at_faults():
         pytest.skip("perf_event_paranoid")
     assert counts[-1] < 0.8 * counts[0]
-    assert waited[-1] <= counts[-1]
+    assert waited[-1] <= counts[-1] + 3  # and those of the template where it is told so
 
 
 def _may_look_at_faults() -> bool:

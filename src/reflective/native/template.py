@@ -220,7 +220,8 @@ class _Constant:
         """Sets what must be the same at each start."""
         paths, known = ffi.from_buffer("char[]", files.paths), ffi.from_buffer("uint64_t[]", files.stamps)
         self._alive += [paths, known]
-        self.struct.paths, self.struct.paths_size, self.struct.stamps = paths, len(files.paths), known
+        self.struct.paths, self.struct.paths_size = paths, len(files.paths)
+        self.struct.stamps, self.struct.stamps_size = known, len(files.stamps)
 
     def set(self, what: Start) -> object:
         """Sets the rest, attributes only if they are not those of the last start; returns what must live until the call."""
