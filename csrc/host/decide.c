@@ -54,7 +54,7 @@ struct refl_kept *kept_by_this_thread(const struct refl_clone *clone)
 static int same_files(const struct refl_clone *clone, struct template_request *r)
 {
     uint32_t checked = NOT_CHECKED;
-    if (!__atomic_compare_exchange_n(&r->checked, &checked, BY_HOST, 0, __ATOMIC_RELAXED, __ATOMIC_ACQUIRE))
+    if (!__atomic_compare_exchange_n(&r->checked, &checked, BY_HOST, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE))
         for (int i = 0; i < SPIN && checked == BY_CLONE; i++) {
             __builtin_ia32_pause();
             checked = __atomic_load_n(&r->checked, __ATOMIC_ACQUIRE);
