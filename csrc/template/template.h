@@ -16,7 +16,8 @@
 #define TEMPLATE_SLOT 32768u /* shared: the facts, then a slot for each request that can be under way */
 #define TEMPLATE_FDS 48u     /* descriptors of one start */
 #define TEMPLATE_AUXV 1024u  /* bytes */
-#define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
+#define TEMPLATE_SOCKET 63   /* in template and waiting clone */
+#define TEMPLATE_ENDS 48 /* in the template: from here on ends of the sockets of clones that wait; nothing else is open */
 #define TEMPLATE_CALLS 1200u /* of madvise, in one slot */
 
 /* struct prctl_mm_map (linux/prctl.h) */
@@ -31,26 +32,26 @@ _Static_assert(sizeof(struct template_mm) == 104, "the kernel's layout");
 /* What the template knows, and each clone: the first are given by native/template_make.py, the rest it finds out itself. */
 struct template_job {
     uint64_t dl_start; /* ld.so's _dl_start */
-    uint64_t resume;   /* the instruction behind `mov %rax,%r12`: ld.so's entry + 11 */
-    uint64_t gadget;   /* the vdso's last system call */
+    uint64_t resume; /* the instruction behind `mov %rax,%r12`: ld.so's entry + 11 */
+    uint64_t gadget; /* the vdso's last system call */
     uint64_t area, area_size;
-    uint64_t shared;       /* facts, then slots */
-    uint64_t slots;        /* how many */
-    uint64_t dl_argv;   /* in ld.so, read-only once it has relocated itself: _dl_argv and __libc_stack_end, */
+    uint64_t shared; /* facts, then slots */
+    uint64_t slots; /* how many */
+    uint64_t dl_argv; /* in ld.so, read-only once it has relocated itself: _dl_argv and __libc_stack_end, */
     uint64_t stack_end; /* and _rtld_global_ro, where one word is the address of auxv */
     uint64_t global, global_size;
     uint64_t relro, relro_size; /* the pages that they are in */
     uint64_t parent; /* from here on found out: whose death ends it */
     uint64_t user_entry;
     uint64_t dl_auxv;
-    uint64_t stack_low;       /* start of the stack's mapping */
+    uint64_t stack_low; /* start of the stack's mapping */
     uint64_t stack_end_below; /* how far __libc_stack_end lies below the stack pointer */
     uint64_t tid_address;
     uint64_t robust_list, robust_size;
     uint64_t random; /* AT_RANDOM's bytes, on the program's stack */
-    struct refl_carried born;      /* the host's state, that this process has by birth */
+    struct refl_carried born; /* the host's state, that this process has by birth */
     uint64_t cpus[REFL_CPU_WORDS]; /* processors that clones shall have */
-    int64_t cpu;     /* the only one that it runs on; -1: it runs on any that the host may run on */
+    int64_t cpu; /* the only one that it runs on; -1: it runs on any that the host may run on */
     uint64_t strange; /* orders in a row that would have it elsewhere */
 };
 
@@ -68,16 +69,16 @@ struct template_directory {
 struct template_facts {
     uint64_t random; /* addresses on the program's stack */
     uint64_t execfn;
-    uint64_t heap;      /* where the heap ends */
-    uint64_t spoke;     /* bytes that the dynamic linker wrote */
-    uint64_t complete;  /* 1: all was found that a clone needs */
+    uint64_t heap; /* where the heap ends */
+    uint64_t spoke; /* bytes that the dynamic linker wrote */
+    uint64_t complete; /* 1: all was found that a clone needs */
     uint64_t auxv_size; /* of the auxiliary vector, AT_NULL included */
     uint64_t auxv[TEMPLATE_AUXV / 8];
     struct template_directory directory; /* in which the template is */
-    struct refl_carried born;            /* given by the host: the state that the template has of it */
+    struct refl_carried born; /* given by the host: the state that the template has of it */
     uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
-    int32_t last;     /* the host's (host/near.c): the start before this one, */
-    uint32_t near;    /* whether clones are to be made near it, as below, */
+    int32_t last; /* the host's (host/near.c): the start before this one, */
+    uint32_t near; /* whether clones are to be made near it, as below, */
     uint32_t crowded; /* and how often it saw a reason */
     uint32_t starts;
     uint64_t version; /* of the calls: odd while the host changes them */
@@ -96,10 +97,11 @@ struct template_request {
     uint32_t busy; /* enum template_busy: who still needs the slot; set by the host before it sends the order */
     uint32_t word; /* enum template_word: 0 until the host has decided */
     uint32_t waits; /* the clone sets it to 1 before it sleeps until word changes */
-    int32_t pid;    /* of the clone: set by the kernel before it runs, whatever becomes of the template; or -errno */
+    int32_t pid; /* of the clone: set by the kernel before it runs, whatever becomes of the template; or -errno */
     uint32_t asked; /* enum template_asked: whether the host waits for a message that there is one */
-    uint32_t cpu;   /* on which the host decides */
-    uint32_t near;  /* 1: no other is idle, and starts come one after another, each when the one before is over */
+    uint32_t cpu; /* on which the host decides */
+    uint32_t near; /* 1: no other is idle, and starts come one after another, each when the one before is over */
+    uint32_t end; /* of a clone that shall wait: the number, in the template, of its end of its socket */
     uint32_t checked; /* enum template_checked: whether the files are what they were */
     uint32_t fd_count;
     uint32_t new_session;
@@ -137,7 +139,7 @@ enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2, TEMPLATE_ADVISE = 3
 
 /* What goes over the socket, with the descriptors. */
 struct template_message {
-    uint32_t order; /* enum template_order */
+    uint32_t order; /* enum template_order. WAIT: with the clone's end of its socket, if the template has another, or none */
     uint32_t slot;
 };
 
