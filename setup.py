@@ -27,7 +27,10 @@ class BuildCore(build_ext):
             compiler = self.compiler.compiler_so[0]
             blob = [BLOB / name for name in ("executor.c", "perform.c", "state.c", "tail.S")]
             zygote = [*(ZYGOTE / name for name in ("edges.S", "zygote.c", "settle.c")), BLOB / "perform.c", BLOB / "state.c"]
-            template = [TEMPLATE / name for name in ("entry.S", "serve.c", "place.c", "become.c", "../zygote/adopt.c", "../host/stamps.c")]
+            template = [
+                TEMPLATE / name
+                for name in ("entry.S", "serve.c", "place.c", "become.c", "../zygote/adopt.c", "../host/stamps.c")
+            ]
             code = {
                 "blob": (blob, BLOB / "blob.ld"),
                 "zygote": (zygote, BLOB / "blob.ld"),

@@ -93,14 +93,6 @@ __attribute__((noreturn)) static void end(void)
         call3(__NR_exit_group, 0, 0, 0);
 }
 
-/* As __vdso_getcpu finds it: arch/x86/include/asm/segment.h, vdso_read_cpunode. */
-static uint32_t this_cpu(void)
-{
-    uint32_t limit;
-    __asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(15 * 8 + 3));
-    return limit & 0xfff;
-}
-
 /*
  * Until the host has decided, which takes some 40 µs since the order: to sleep and be woken would take as long, if the host has a
  * processor of its own. Should it die before, a look once a second finds out.
@@ -109,7 +101,7 @@ static void wait_for_word(const struct template_job *job, struct template_reques
 {
     const uint64_t second[2] = {1, 0};
     uint32_t word;
-    if (this_cpu() != request->cpu)
+    if (template_this_cpu() != request->cpu)
         for (int i = 0; i < SPIN && !__atomic_load_n(&request->word, __ATOMIC_RELAXED); i++)
             __builtin_ia32_pause();
     while (!(word = __atomic_load_n(&request->word, __ATOMIC_SEQ_CST))) {

@@ -52,7 +52,7 @@ struct template_job {
     struct refl_carried born; /* the host's state, that this process has by birth */
     uint64_t cpus[REFL_CPU_WORDS]; /* processors that clones shall have */
     int64_t cpu; /* the only one that it runs on; -1: it runs on any that the host may run on */
-    uint64_t strange; /* orders in a row that would have it elsewhere */
+    uint64_t orders, patience; /* how many came since that was right, and how many may */
 };
 
 /* A call of madvise. */
