@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ def processors(template: Template) -> set[int]:
     return os.sched_getaffinity(one.process.pid)
 
 
-def soon(condition: Callable[[], bool]) -> bool:
-    """Whether that is so within some seconds."""
+def becomes(template: Template, count: int) -> bool:
+    """Whether it may run on so many processors after some more starts: it does not stay where its caller never is."""
     deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
+    while len(processors(template)) != count and time.monotonic() < deadline:
+        started(template)
+    return len(processors(template)) == count
 
 
 def many(template: Template) -> None:
@@ -66,14 +66,14 @@ def test_near_its_caller(pool: int) -> None:
         pytest.skip("with a single processor there is nothing to choose")
     with Template("/bin/cat", pool=pool) as template:
         many(template)
-        assert soon(lambda: len(processors(template)) == 1)
+        assert becomes(template, 1)
         started(template)
         with (
             template.Popen(["cat"], stdin=subprocess.PIPE) as one,
             template.Popen(["cat"], stdin=subprocess.PIPE) as two,
         ):
             started(template)
-            assert soon(lambda: processors(template) == several)  # all three shall run at once
+            assert becomes(template, len(several))  # all three shall run at once
             one.communicate()
             two.communicate()
 
