@@ -50,18 +50,19 @@ struct refl_kept *kept_by_this_thread(const struct refl_clone *clone)
     return clone->kept && clone->kept->thread == (int32_t)syscall(SYS_gettid) ? clone->kept : NULL;
 }
 
-/* The clone may have begun to look, which takes it no longer than this; or be dead. */
+/* Together with the clone, if that is there already. If it dies, or sleeps, with one that it has taken, all are looked at again. */
 static int same_files(const struct refl_clone *clone, struct template_request *r)
 {
-    uint32_t checked = NOT_CHECKED;
-    if (!__atomic_compare_exchange_n(&r->checked, &checked, BY_HOST, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE))
-        for (int i = 0; i < SPIN && checked == BY_CLONE; i++) {
-            __builtin_ia32_pause();
-            checked = __atomic_load_n(&r->checked, __ATOMIC_ACQUIRE);
-        }
-    if (checked == SAME || checked == DIFFERENT)
-        return checked == SAME;
-    return refl_same_stamps(clone->paths, clone->paths_size, clone->stamps);
+    uint32_t again = 0;
+    int same = refl_same_stamps(clone->paths, clone->paths_size, clone->stamps, &r->taken);
+    uint32_t checked = __atomic_load_n(&r->checked, __ATOMIC_ACQUIRE);
+    for (int i = 0; i < SPIN && checked == BY_CLONE; i++) {
+        __builtin_ia32_pause();
+        checked = __atomic_load_n(&r->checked, __ATOMIC_ACQUIRE);
+    }
+    if (checked == BY_CLONE)
+        return refl_same_stamps(clone->paths, clone->paths_size, clone->stamps, &again);
+    return same && checked != DIFFERENT;
 }
 
 int decide(const struct refl_clone *clone, const struct refl_kept *kept, struct template_request *r)

@@ -41,14 +41,25 @@ uint64_t refl_stamps(const char *paths, uint64_t size, uint64_t *out)
     return count;
 }
 
-int refl_same_stamps(const char *paths, uint64_t size, const uint64_t *stamps)
+static int is_same(const char *path, const uint64_t *known)
 {
+    uint64_t stamp[NUMBERS];
     int same = 1;
-    for (uint64_t at = 0; at < size && same; at = next(paths, size, at), stamps += NUMBERS) {
-        uint64_t stamp[NUMBERS];
-        stamp_of(paths + at, stamp);
-        for (int i = 0; i < NUMBERS; i++)
-            same &= stamp[i] == stamps[i];
+    stamp_of(path, stamp);
+    for (int i = 0; i < NUMBERS; i++)
+        same &= stamp[i] == known[i];
+    return same;
+}
+
+int refl_same_stamps(const char *paths, uint64_t size, const uint64_t *stamps, uint32_t *taken)
+{
+    uint32_t number = 0, mine = __atomic_fetch_add(taken, 1, __ATOMIC_ACQ_REL);
+    int same = 1;
+    for (uint64_t at = 0; at < size; at = next(paths, size, at), number++) {
+        if (number != mine)
+            continue;
+        same &= is_same(paths + at, stamps + NUMBERS * (uint64_t)number);
+        mine = __atomic_fetch_add(taken, 1, __ATOMIC_ACQ_REL);
     }
     return same;
 }

@@ -67,6 +67,7 @@ static void write_files(const struct refl_clone *clone, struct template_request 
     uint64_t stamps_size = clone->stamps_size;
     at = (at + 7) & ~7ul;
     r->checked = NOT_CHECKED;
+    r->taken = 0;
     r->stamps = 0;
     if (stamps_size > TEMPLATE_SLOT - at || clone->paths_size > TEMPLATE_SLOT - at - stamps_size)
         return;

@@ -114,16 +114,15 @@ static void wait_for_word(const struct template_job *job, struct template_reques
         end();
 }
 
-/* It waits for the host anyway, mostly. */
+/* It waits for the host anyway, mostly, and takes what that has not looked at yet. */
 static void check_files(struct template_request *request)
 {
     const char *slot = (const char *)request;
-    uint32_t not_checked = NOT_CHECKED;
-    if (!request->stamps ||
-        !__atomic_compare_exchange_n(&request->checked, &not_checked, BY_CLONE, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+    if (!request->stamps)
         return;
-    int same =
-        refl_same_stamps(slot + request->paths, request->paths_size, (const uint64_t *)(const void *)(slot + request->stamps));
+    __atomic_store_n(&request->checked, BY_CLONE, __ATOMIC_RELAXED);
+    int same = refl_same_stamps(slot + request->paths, request->paths_size,
+                                (const uint64_t *)(const void *)(slot + request->stamps), &request->taken);
     __atomic_store_n(&request->checked, same ? SAME : DIFFERENT, __ATOMIC_RELEASE);
 }
 

@@ -102,7 +102,8 @@ struct template_request {
     uint32_t cpu; /* on which the host decides */
     uint32_t near; /* 1: no other is idle, and starts come one after another, each when the one before is over */
     uint32_t end; /* of a clone that shall wait: the number, in the template, of its end of its socket */
-    uint32_t checked; /* enum template_checked: whether the files are what they were */
+    uint32_t checked; /* enum template_checked: whether the files that the clone has looked at are what they were, */
+    uint32_t taken;   /* and how many that, and the host, have begun to look at */
     uint32_t fd_count;
     uint32_t new_session;
     int32_t
@@ -132,8 +133,7 @@ _Static_assert(sizeof(struct template_advice) <= TEMPLATE_SLOT, "fits");
 
 enum template_busy { OF_CLONE = 1, OF_TEMPLATE = 2 };
 enum template_asked { NOT_ASKED, ASKED, ANSWERED }; /* left once, to either: the other side sees that it is late */
-/* The files are looked at once: by the host or, if that is there first, by the clone. */
-enum template_checked { NOT_CHECKED, BY_HOST, BY_CLONE, SAME, DIFFERENT };
+enum template_checked { NOT_CHECKED, BY_CLONE, SAME, DIFFERENT };
 enum template_word { TEMPLATE_UNDECIDED, TEMPLATE_GO, TEMPLATE_CANCEL };
 enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2, TEMPLATE_ADVISE = 3 /* is not answered */ };
 
