@@ -140,10 +140,8 @@ class Process:
         request = self._constant.struct
         request.slot, request.sock = waiting or (self._slot(), self._socket.fileno())
         request.waits = waiting is not None
-        alive = self._constant.set(what)
-        pid = self._answer(lib.refl_template_start(request))
-        del alive
-        return pid
+        self._constant.set(what)
+        return self._answer(lib.refl_template_start(request))
 
     def start_looked_at(self, what: Start) -> tuple[int, Faults]:
         """The same for a new clone, and its page faults from then on."""
@@ -220,6 +218,8 @@ class _Constant:
         self._fds, self._targets = ffi.new("int32_t[]", DESCRIPTORS), ffi.new("int32_t[]", DESCRIPTORS)
         self._alive: list[object] = [kept := _kept(), mm]
         self._last: Attributes | None = None
+        self._what: Start | None = None
+        self._strings, self._buffer = b"", None
         self.struct = request = ffi.new("struct refl_clone *")
         request.shared, request.strings_low, request.mm = memory, low, mm
         request.brk_low, request.brk_pages = made.brk_low, brk_pages
@@ -233,20 +233,22 @@ class _Constant:
         self.struct.paths, self.struct.paths_size = paths, len(files.paths)
         self.struct.stamps, self.struct.stamps_size = known, len(files.stamps)
 
-    def set(self, what: Start) -> object:
-        """Sets the rest, attributes only if they are not those of the last start; returns what must live until the call."""
+    def set(self, what: Start) -> None:
+        """Sets the rest: what is not as in the last start."""
+        if what is self._what and what.strings is self._strings:
+            return
         request = self.struct
         request.inherit, request.directory = what.descriptors is None, what.directory
         if what.descriptors is not None:
             request.fd_count = len(what.descriptors)
             for index, (ours, its) in enumerate(what.descriptors):
                 self._fds[index], self._targets[index] = ours, its
-        request.strings = alive = ffi.from_buffer("char[]", what.strings)
+        request.strings = self._buffer = ffi.from_buffer("char[]", what.strings)
         request.strings_size, request.argc, request.envc = len(what.strings), what.argc, what.envc
         if what.attributes is not self._last:
             self._last = what.attributes
             self._attributes(what.attributes)
-        return alive
+        self._what, self._strings = what, what.strings
 
     def _attributes(self, wanted: Attributes) -> None:
         request = self.struct
