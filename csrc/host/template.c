@@ -21,7 +21,7 @@
 
 #include "../template/template.h"
 #include "decide.h"
-#include "near.h"
+#include "place.h"
 
 #include "template_bytes.h" /* static const uint8_t template_bytes[], made by setup.py from csrc/template */
 
@@ -205,7 +205,7 @@ static void open_slot(const uint8_t *shared, struct template_request *r)
 {
     r->pid = 0;
     r->asked = NOT_ASKED;
-    r->near = ((const struct template_facts *)shared)->near;
+    r->place = ((const struct template_facts *)shared)->place;
     __atomic_store_n(&r->busy, OF_CLONE | OF_TEMPLATE, __ATOMIC_RELEASE);
 }
 
@@ -290,7 +290,7 @@ int64_t refl_template_start(const struct refl_clone *clone)
     r->word = TEMPLATE_UNDECIDED;
     r->waits = 0;
     r->cpu = (uint32_t)sched_getcpu();
-    facts->near = (uint32_t)template_near(facts, kept);
+    facts->place = template_place(facts, kept);
     if (clone->waits && is_dead(r->pid)) {
         __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
         return -EPIPE;

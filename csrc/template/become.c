@@ -187,9 +187,10 @@ __attribute__((noreturn)) void template_child(const struct template_job *job, st
     call3(__NR_set_robust_list, job->robust_list, job->robust_size, 0);
     call6(__NR_prctl, PR_SET_MM, PR_SET_MM_MAP, (uint64_t)&request->mm, sizeof request->mm, 0, 0);
     (void)*(volatile const uint8_t *)job->gadget; /* no page fault there later */
+    template_be_free(job, FAR);
     check_files(request);
     wait_for_word(job, request);
-    template_be_free(job);
+    template_be_free(job, NEAR);
     refl_adopt(&job->born, &request->now);
     enter(job, request);
 }

@@ -19,7 +19,7 @@ __attribute__((noreturn)) void template_wait(const struct template_job *job, str
 /* Once, and at each order: where the template runs, and its clones until they are the program (place.c). */
 void template_find_place(struct template_job *job);
 void template_follow(struct template_job *job, const struct template_request *request);
-void template_be_free(const struct template_job *job);
+void template_be_free(const struct template_job *job, enum template_place place);
 
 /* As __vdso_getcpu finds it: arch/x86/include/asm/segment.h, vdso_read_cpunode. */
 static inline uint32_t template_this_cpu(void)

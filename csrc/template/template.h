@@ -51,7 +51,9 @@ struct template_job {
     uint64_t random; /* AT_RANDOM's bytes, on the program's stack */
     struct refl_carried born; /* the host's state, that this process has by birth */
     uint64_t cpus[REFL_CPU_WORDS]; /* processors that clones shall have */
-    int64_t cpu; /* the only one that it runs on; -1: it runs on any that the host may run on */
+    uint64_t processors;           /* how many the host may run on */
+    uint32_t place;                /* enum template_place: where this process, and each clone at first, may run */
+    uint32_t cpu;
     uint64_t orders, patience; /* how many came since that was right, and how many may */
 };
 
@@ -77,8 +79,8 @@ struct template_facts {
     struct template_directory directory; /* in which the template is */
     struct refl_carried born; /* given by the host: the state that the template has of it */
     uint64_t sp, auxv_at; /* the last start's, and likely the next one's: where argc and auxv are */
-    int32_t last; /* the host's (host/near.c): the start before this one, */
-    uint32_t near; /* whether clones are to be made near it, as below, */
+    int32_t last; /* the host's (host/place.c): the start before this one, */
+    uint32_t place; /* enum template_place, as below, */
     uint32_t crowded; /* and how often it saw a reason */
     uint32_t starts;
     uint64_t version; /* of the calls: odd while the host changes them */
@@ -100,7 +102,7 @@ struct template_request {
     int32_t pid; /* of the clone: set by the kernel before it runs, whatever becomes of the template; or -errno */
     uint32_t asked; /* enum template_asked: whether the host waits for a message that there is one */
     uint32_t cpu; /* on which the host decides */
-    uint32_t near; /* 1: no other is idle, and starts come one after another, each when the one before is over */
+    uint32_t place;   /* enum template_place: where the clone is best made */
     uint32_t end; /* of a clone that shall wait: the number, in the template, of its end of its socket */
     uint32_t checked; /* enum template_checked: whether the files that the clone has looked at are what they were, */
     uint32_t taken;   /* and how many that, and the host, have begun to look at */
@@ -131,6 +133,8 @@ _Static_assert(sizeof(struct template_advice) <= TEMPLATE_SLOT, "fits");
 
 #define TEMPLATE_DIRECTORY 0x7fffffff /* a target: this descriptor is the directory to go to */
 
+/* Anywhere that the host may run; on its own processor, where none is idle; on any other. The last two while starts come one by one. */
+enum template_place { ANYWHERE, NEAR, FAR };
 enum template_busy { OF_CLONE = 1, OF_TEMPLATE = 2 };
 enum template_asked { NOT_ASKED, ASKED, ANSWERED }; /* left once, to either: the other side sees that it is late */
 enum template_checked { NOT_CHECKED, BY_CLONE, SAME, DIFFERENT };

@@ -57,7 +57,7 @@ struct refl_kept {
     int32_t open; /* the directory fd, whose size is how many descriptors are open (Linux 6.2), */
     uint32_t open_count, own_count; /* and those that were found open the last time; own: of the above. host/inheritable.c */
     int32_t open_fds[REFL_OPEN_MOST];
-    int32_t load;       /* /proc/loadavg, to know whether others use this machine: host/near.c; -errno if there is none */
+    int32_t load;       /* /proc/loadavg, to know whether others use this machine: host/place.c; -errno if there is none */
     int32_t processors; /* of the machine */
 };
 

@@ -1,11 +1,11 @@
-/* Whether a template should run where its host does (template/place.c): both are in shared memory, and only the host can tell. */
+/* Where a template should run, as seen from its host: that is in shared memory (template/place.c). */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "../template/template.h"
-#include "near.h"
+#include "place.h"
 
 enum { LOOK = 4 /* starts */, ENOUGH = 4 };
 
@@ -24,12 +24,14 @@ static int crowded(const struct refl_kept *kept)
 }
 
 /* One look may be chance: several in a row decide. But who has another start under way wants both to run at once. */
-int template_near(struct template_facts *facts, const struct refl_kept *kept)
+enum template_place template_place(struct template_facts *facts, const struct refl_kept *kept)
 {
-    if (!kept || (facts->last && !kill(facts->last, 0)))
+    if (!kept || (facts->last && !kill(facts->last, 0))) {
         facts->crowded = 0;
-    else if (facts->starts++ % LOOK == 0)
+        return ANYWHERE;
+    }
+    if (facts->starts++ % LOOK == 0)
         facts->crowded =
             crowded(kept) ? facts->crowded + (facts->crowded < 2 * ENOUGH) : facts->crowded - (facts->crowded > 0);
-    return facts->crowded >= ENOUGH;
+    return facts->crowded >= ENOUGH ? NEAR : FAR;
 }
