@@ -23,20 +23,9 @@ static int crowded(const struct refl_kept *kept)
     return slash && strtoll(slash, NULL, 10) >= kept->processors;
 }
 
-/* Bound to one, there is nothing to choose. */
-static int has_one_processor(const struct template_facts *facts)
-{
-    int count = 0;
-    for (unsigned i = 0; i < REFL_CPU_WORDS; i++)
-        count += __builtin_popcountll(facts->born.cpus[i]);
-    return count == 1;
-}
-
 /* One look may be chance: several in a row decide. But who has another start under way wants both to run at once. */
 enum template_place template_place(struct template_facts *facts, const struct refl_kept *kept)
 {
-    if (has_one_processor(facts))
-        return NEAR;
     if (!kept || (facts->last && !kill(facts->last, 0))) {
         facts->crowded = 0;
         return ANYWHERE;

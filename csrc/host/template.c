@@ -278,17 +278,9 @@ static int is_dead(int32_t pid)
     return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid;
 }
 
-/* Whether the template may serve: 0, or -ESTALE. The clone is told. */
-static int settle(const struct refl_clone *clone, const struct refl_kept *kept, struct template_request *r)
-{
-    int error = decide(clone, kept, r);
-    say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
-    return error;
-}
-
 /*
  * Whether the template may serve is found out while the clone is made, or wakes up and does what can be done before it has its
- * word: on another processor. On the same one that comes first. A clone that is looked at must be known before it begins.
+ * word. One that is looked at must be known before it begins.
  */
 int64_t refl_template_start(const struct refl_clone *clone)
 {
@@ -303,17 +295,16 @@ int64_t refl_template_start(const struct refl_clone *clone)
         __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
         return -EPIPE;
     }
-    int first = facts->place == NEAR && !clone->faults;
-    int error = write_request(clone, r), stale = first && !error ? settle(clone, kept, r) : 0;
+    int error = write_request(clone, r);
     error = error ? error : send_order(clone, kept, r);
     if (error)
         return error;
     int64_t pid = clone->waits ? r->pid : clone->faults ? refl_template_pid(clone->shared, clone->slot, clone->sock) : 0;
     if (clone->faults && pid > 0)
         (void)refl_faults_open(clone->faults, (int32_t)pid);
-    if (!first)
-        stale = settle(clone, kept, r);
-    pid = end(r, pid ? pid : refl_template_pid(clone->shared, clone->slot, clone->sock), stale);
+    error = decide(clone, kept, r);
+    say(r, error ? TEMPLATE_CANCEL : TEMPLATE_GO);
+    pid = end(r, pid ? pid : refl_template_pid(clone->shared, clone->slot, clone->sock), error);
     facts->last = pid > 0 ? (int32_t)pid : facts->last;
     return pid;
 }
