@@ -18,6 +18,7 @@ from test_leaks import Usage
 
 from reflective import Template
 from reflective.errors import LoadError
+from reflective.native.kept import MOST
 from reflective.template.hot import STARTS
 
 
@@ -160,6 +161,34 @@ def test_threads(shell: Template) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_descriptors_for_threads() -> None:
+    """A thread's state is read from descriptors of its own: those of a few stay open, all are closed in the end."""
+    before = Usage.now().descriptors
+    together = threading.Barrier(MOST + 4)
+    with Template("/bin/true") as template:
+
+        def start() -> None:
+            os.waitpid(template.spawn(["true"]), 0)
+
+        def stay() -> None:
+            start()
+            together.wait(30)
+            start()
+
+        start()
+        each = len(Usage.now().descriptors) - len(before)
+        for work, count in ((start, 3 * MOST), (stay, MOST + 4)):
+            threads = [threading.Thread(target=work) for _ in range(count)]
+            for thread in threads:
+                thread.start()
+                if work is start:
+                    thread.join()
+            for thread in threads:
+                thread.join()
+            assert len(Usage.now().descriptors) - len(before) <= MOST * each
+    assert Usage.now().descriptors == before
 
 
 @pytest.mark.slow

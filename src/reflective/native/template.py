@@ -6,13 +6,13 @@ import contextlib
 import errno
 import os
 import time
-from _thread import _local
+from _thread import get_ident
 from struct import Struct
-from weakref import ref
 
 from ..values import Value
 from ._core import ffi, lib
 from .faults import Faults
+from .kept import Threads
 from .prepare import Degradation
 from .run import SIGKILL
 
@@ -216,14 +216,15 @@ class _Constant:
     def __init__(self, memory: Any, made: Made, low: int, brk_pages: int) -> None:
         mm = ffi.from_buffer("uint8_t[]", made.mm)
         self._fds, self._targets = ffi.new("int32_t[]", DESCRIPTORS), ffi.new("int32_t[]", DESCRIPTORS)
-        self._alive: list[object] = [kept := _kept(), mm]
+        self._alive: list[object] = [mm]
+        self._threads, self._thread = Threads(), 0
         self._last: Attributes | None = None
         self._what: Start | None = None
         self._strings, self._buffer = b"", None
         self.struct = request = ffi.new("struct refl_clone *")
         request.shared, request.strings_low, request.mm = memory, low, mm
         request.brk_low, request.brk_pages = made.brk_low, brk_pages
-        request.born, request.kept = ffi.cast("struct refl_birth *", made.birth), kept.struct
+        request.born = ffi.cast("struct refl_birth *", made.birth)
         request.fds, request.targets = self._fds, self._targets
 
     def depend_on(self, files: Files) -> None:
@@ -235,6 +236,8 @@ class _Constant:
 
     def set(self, what: Start) -> None:
         """Sets the rest: what is not as in the last start."""
+        if self._thread != get_ident():
+            self._thread, self.struct.kept = get_ident(), self._threads.current()
         if what is self._what and what.strings is self._strings:
             return
         request = self.struct
@@ -254,31 +257,6 @@ class _Constant:
         request = self.struct
         request.to_default, request.to_ignore = wanted.to_default, wanted.to_ignore
         request.umask, request.new_session = wanted.umask, wanted.new_session
-
-
-class _Kept:
-    """What this thread's state is read from: descriptors, closed with the last template that has been made here."""
-
-    def __init__(self) -> None:
-        self._memory = ffi.new("uint8_t[]", lib.refl_kept_size())
-        self.struct = ffi.cast("struct refl_kept *", self._memory)
-        if lib.refl_keep(self.struct):
-            self.struct = ffi.NULL
-
-    def __del__(self) -> None:
-        if self.struct:
-            lib.refl_drop(self.struct)
-
-
-_thread = _local()
-
-
-def _kept() -> _Kept:
-    known: _Kept | None = getattr(_thread, "kept", lambda: None)()
-    if known is None:
-        known = _Kept()
-        _thread.kept = ref(known)
-    return known
 
 
 def reap(pid: int, *, kill: bool = False) -> None:
