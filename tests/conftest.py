@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -32,11 +33,12 @@ def _children() -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_child_is_left() -> Iterator[None]:
-    """A test ends the processes that it starts: another's might wait for any child."""
-    before = _children()
+def nothing_is_left() -> Iterator[None]:
+    """A test ends the processes that it starts, another's might wait for any child; and stays on the processors it was on."""
+    children, processors = _children(), os.sched_getaffinity(0)
     yield
-    assert not _children() - before
+    assert not _children() - children
+    assert os.sched_getaffinity(0) == processors
 
 
 @pytest.fixture(scope="session")

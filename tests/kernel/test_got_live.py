@@ -51,7 +51,8 @@ def test_live_shows_what_is_not_bound_yet_dwindle(tmp_path: Path) -> None:
     left = [int(number) for number in re.findall(r"^program +partial.* (\d+) +━+\s*$", plain, re.M)]
     assert (left[0], left[-1]) == (2, 1), plain
     assert left == sorted(left, reverse=True)
-    end = next(event for event in got.watch([str(path)]) if isinstance(event, Exit))
+    with contextlib.closing(got.watch([str(path)])) as events:
+        end = next(event for event in events if isinstance(event, Exit))
     assert next(one.unbound for one in end.objects if one.object == str(path)) == left[-1]
 
 

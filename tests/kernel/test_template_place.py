@@ -99,6 +99,7 @@ def cpuset() -> Iterator[Path]:
         pytest.skip("sets of processors are for root")
     if not (CPUSET / "tasks").exists():
         pytest.skip("no hierarchy of cgroups for processors here (cgroup v1)")
+    before = os.sched_getaffinity(0)
     group = CPUSET / f"reflective-{os.getpid()}"
     group.mkdir()
     try:
@@ -108,7 +109,7 @@ def cpuset() -> Iterator[Path]:
         yield group
     finally:
         (CPUSET / "tasks").write_text(str(os.getpid()))
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        os.sched_setaffinity(0, before)
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
