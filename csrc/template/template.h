@@ -112,8 +112,8 @@ struct template_request {
         targets[TEMPLATE_FDS]; /* ascending: the numbers that the descriptors sent along shall have; DIRECTORY may be last */
     uint64_t sp, vectors_size, auxv;
     uint64_t strings, strings_size;
-    uint64_t stamps, paths,
-        paths_size; /* files that must be the same (host/stamps.h): where in the slot; stamps 0: not there */
+    uint64_t stamps, paths; /* where in the slot the files are that must be the same (host/stamps.h); stamps 0: not there */
+    uint64_t paths_size;
     uint64_t stack_low; /* where the stack's mapping shall start, if that is lower than the template's */
     uint8_t random[16];
     struct template_mm mm;
