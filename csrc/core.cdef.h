@@ -305,9 +305,8 @@ int refl_template_hear(int32_t sock);
  * fit: nothing has begun, a waiting clone waits on. */
 int64_t refl_template_start(const struct refl_clone *clone);
 
-/* Asks for a clone that waits. Our end of its socket, or -errno: `known`, whose other end the template has by that number (48 to
- * 62, and from 64 on); or, if that is -1, a new one. */
-int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock, uint32_t number, int32_t known);
+/* Asks for a clone that waits. Our end of its socket, or -errno. */
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock);
 
 /* The pid of the clone that was ordered for a slot, as soon as there is one; -errno: there is none; -EPIPE: the template is gone. */
 int64_t refl_template_pid(uint8_t *shared, uint64_t slot, int32_t sock);

@@ -8,10 +8,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <linux/sockios.h>
 #include <sched.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -253,7 +251,7 @@ static int send_order(const struct refl_clone *clone, struct refl_kept *kept, st
     if (!clone->waits)
         open_slot(clone->shared, r);
     int error = send_message(clone->sock, TEMPLATE_START, (uint32_t)clone->slot, fds, (uint64_t)count);
-    if (error && !clone->waits)
+    if (error && (!clone->waits || error == -EPIPE || error == -ECONNRESET))
         __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
     if (opened >= 0)
         close(opened);
@@ -271,13 +269,6 @@ static int64_t end(struct template_request *r, int64_t pid, int error)
     return pid <= 0 ? pid : error ? error : pid;
 }
 
-/* The socket does not tell: the template has the other end, too. Somebody else may have reaped it. */
-static int is_dead(int32_t pid)
-{
-    siginfo_t info = {.si_pid = 0};
-    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid;
-}
-
 /*
  * Whether the template may serve is found out while the clone is made, or wakes up and does what can be done before it has its
  * word. One that is looked at must be known before it begins.
@@ -291,10 +282,6 @@ int64_t refl_template_start(const struct refl_clone *clone)
     r->waits = 0;
     r->cpu = (uint32_t)sched_getcpu();
     facts->place = template_place(facts, kept);
-    if (clone->waits && is_dead(r->pid)) {
-        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
-        return -EPIPE;
-    }
     int error = write_request(clone, r);
     error = error ? error : send_order(clone, kept, r);
     if (error)
@@ -309,36 +296,22 @@ int64_t refl_template_start(const struct refl_clone *clone)
     return pid;
 }
 
-/* Nobody would know whose what is left in it was. */
-static int all_is_read(int32_t sock)
+int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock)
 {
-    int left;
-    return ioctl(sock, SIOCOUTQ, &left) == 0 && left == 0;
-}
-
-int refl_template_order(uint8_t *shared, uint64_t slot, int32_t sock, uint32_t number, int32_t known)
-{
-    int ends[2] = {known, -1};
-    int fresh = known < 0 || !all_is_read(known);
-    if (fresh && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends))
         return -errno;
     const struct template_facts *facts = (const struct template_facts *)shared;
     struct template_request *r = slot_at(shared, slot);
     r->sp = facts->sp;
     r->auxv = facts->auxv_at;
     r->cpu = (uint32_t)sched_getcpu();
-    r->end = number;
     open_slot(shared, r);
-    int error = send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &ends[1], (uint64_t)fresh);
-    if (error)
-        __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
-    if (fresh)
-        close(ends[1]);
-    if (fresh && error)
-        close(ends[0]);
-    if (error || !fresh || known < 0)
-        return error ? error : ends[0];
-    dup3(ends[0], known, O_CLOEXEC);
+    int error = send_message(sock, TEMPLATE_WAIT, (uint32_t)slot, &ends[1], 1);
+    close(ends[1]);
+    if (!error)
+        return ends[0];
+    __atomic_store_n(&r->busy, 0, __ATOMIC_RELEASE);
     close(ends[0]);
-    return known;
+    return error;
 }

@@ -11,7 +11,7 @@
 #include "../blob/syscall.h"
 #include "../host/stamps.h"
 
-enum { SPIN = 3000, LAST = 0x7fffffff /* descriptor */, MADV_POPULATE_WRITE = 23 };
+enum { SPIN = 3000, MADV_POPULATE_WRITE = 23 };
 enum { PR_SET_MM = 35, PR_SET_MM_MAP = 14, SOL_SOCKET = 1, SCM_RIGHTS = 1, PROT_READ_ONLY = 1, PROT_RW = 3 };
 
 __attribute__((noreturn)) void template_leave(const void *frame);
@@ -74,7 +74,7 @@ static void copy(uint64_t to, const void *from, uint64_t size)
 /* They are 0, 1, 2, …, and go to their ascending targets, none of which is below where it is. */
 static void place_descriptors(const struct template_request *request)
 {
-    call3(__NR_close_range, TEMPLATE_ENDS, LAST, 0);
+    call3(__NR_close, TEMPLATE_SOCKET, 0, 0);
     for (uint32_t i = request->fd_count; i-- > 0;) {
         uint64_t target = (uint64_t)(uint32_t)request->targets[i];
         if (target == i)
@@ -226,9 +226,8 @@ static void populate(const struct template_facts *facts)
 __attribute__((noreturn)) void template_wait(const struct template_job *job, struct template_request *request)
 {
     struct template_message message;
-    call3(__NR_dup2, request->end, TEMPLATE_SOCKET, 0);
-    call3(__NR_close_range, TEMPLATE_ENDS, TEMPLATE_SOCKET - 1, 0);
-    call3(__NR_close_range, TEMPLATE_SOCKET + 1, LAST, 0);
+    call3(__NR_dup2, 0, TEMPLATE_SOCKET, 0);
+    call3(__NR_close, 0, 0, 0);
     populate((const struct template_facts *)job->shared);
     if (template_receive(&message) < 0)
         end();

@@ -165,11 +165,6 @@ __attribute__((noreturn)) void template_serve(struct template_job *job, uint64_t
             continue;
         }
         struct template_request *request = template_slot(job, message.slot);
-        if (message.order == TEMPLATE_WAIT && count) {
-            call3(__NR_dup2, 0, request->end, 0);
-            call3(__NR_close, 0, 0, 0);
-            count = 0;
-        }
         template_follow(job, request);
         answer(request, make(job, message.order, request));
         if (count)

@@ -16,8 +16,7 @@
 #define TEMPLATE_SLOT 32768u /* shared: the facts, then a slot for each request that can be under way */
 #define TEMPLATE_FDS 48u     /* descriptors of one start */
 #define TEMPLATE_AUXV 1024u  /* bytes */
-#define TEMPLATE_SOCKET 63   /* in template and waiting clone */
-#define TEMPLATE_ENDS 48 /* in the template: from here on ends of the sockets of clones that wait; nothing else is open */
+#define TEMPLATE_SOCKET 63   /* in template and waiting clone; nothing else is open there */
 #define TEMPLATE_CALLS 1200u /* of madvise, in one slot */
 
 /* struct prctl_mm_map (linux/prctl.h) */
@@ -103,7 +102,6 @@ struct template_request {
     uint32_t asked; /* enum template_asked: whether the host waits for a message that there is one */
     uint32_t cpu; /* on which the host decides */
     uint32_t place;   /* enum template_place: where the clone is best made */
-    uint32_t end; /* of a clone that shall wait: the number, in the template, of its end of its socket */
     uint32_t checked; /* enum template_checked: whether the files that the clone has looked at are what they were, */
     uint32_t taken;   /* and how many that, and the host, have begun to look at */
     uint32_t fd_count;
@@ -143,7 +141,7 @@ enum template_order { TEMPLATE_START = 1, TEMPLATE_WAIT = 2, TEMPLATE_ADVISE = 3
 
 /* What goes over the socket, with the descriptors. */
 struct template_message {
-    uint32_t order; /* enum template_order. WAIT: with the clone's end of its socket, if the template has another, or none */
+    uint32_t order; /* enum template_order */
     uint32_t slot;
 };
 

@@ -163,6 +163,25 @@ def test_threads(shell: Template) -> None:
     assert wrong == []
 
 
+def test_killed_before_it_has_its_order() -> None:
+    """A clone that never took its descriptors does not keep them: who reads its output finds the end."""
+    with Template("/bin/cat", pool=8) as template:
+        template.run(["cat", "/dev/null"], check=True)
+        for _ in range(STARTS + 2):
+            waiting = next((one for one in warm(template)[0]._waiting), None)
+            if waiting:
+                os.kill(waiting[0], signal.SIGSTOP)
+            started = template.Popen(["cat", "/dev/null"], stdout=subprocess.PIPE)
+            os.kill(started.pid, signal.SIGKILL) if waiting and started.pid == waiting[0] else None
+            assert started.communicate(timeout=10)[0] == b""
+            if waiting and started.pid == waiting[0]:
+                assert started.returncode == -signal.SIGKILL
+                return
+            if waiting:
+                os.kill(waiting[0], signal.SIGCONT)
+        pytest.fail("no start from the pool")
+
+
 def test_descriptors_for_threads() -> None:
     """A thread's state is read from descriptors of its own: those of a few stay open, all are closed in the end."""
     before = Usage.now().descriptors

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # csrc/template/template.h
 SLOT, DESCRIPTORS = 32768, 47
-ENDS, SOCKET = 48, 63
 FACTS = Struct("<6Q")
 SLOTS = 32  # starts that can be under way
 PATIENCE_S = 5.0  # until a clone has read its slot
@@ -80,14 +79,6 @@ class Start:
     def __init__(self, descriptors: Pairs, directory: int, attributes: Attributes) -> None:
         self.descriptors, self.directory, self.attributes = descriptors, directory, attributes
         self.strings, self.argc, self.envc = b"", 0, 0
-
-
-End: TypeAlias = "tuple[int, int]"  # of a socket: the template's number of the other end, and our descriptor; -1: none yet
-
-
-def ends(count: int) -> list[End]:
-    """For so many clones that wait. Where the template has the other ends: its descriptors below 64 cost it the least."""
-    return [(number, -1) for number in (*range(ENDS, SOCKET), *range(SOCKET + 1, SOCKET + 1 + count))][:count]
 
 
 class Made(Value):
@@ -155,11 +146,10 @@ class Process:
         finally:
             self._constant.struct.faults = ffi.NULL
 
-    def order(self, end: End) -> tuple[int, End]:
-        """Asks for a clone that waits. Returns its slot, and the end of its socket that is ours: that given, or a new one."""
-        slot, (number, known) = self._slot(), end
-        sock = self._answer(lib.refl_template_order(self._memory, slot, self._socket.fileno(), number, known))
-        return slot, (number, sock)
+    def order(self) -> tuple[int, int]:
+        """Asks for a clone that waits. Returns its slot, and our end of its socket."""
+        slot = self._slot()
+        return slot, self._answer(lib.refl_template_order(self._memory, slot, self._socket.fileno()))
 
     def ordered(self, slot: int) -> int:
         """The pid of the clone that was ordered for a slot, as soon as there is one. Raises Gone, Refused."""

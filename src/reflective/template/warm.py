@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..elf import linker
 from ..native.faults import Faults
 from ..native.prepare import Request
-from ..native.template import End, Files, Gone, Process, Refused, Stale, Start, ends, reap
+from ..native.template import Files, Gone, Process, Refused, Stale, Start, reap
 from ..native.template_make import make
 from ..proc import maps
 from . import key
@@ -30,9 +30,8 @@ class Warm:
         self._seen: tuple[Faults, float] | None = None  # of a start that was looked at, and when
         self.born = time.monotonic()
         self._pool = pool
-        self._waiting: deque[tuple[int, int, End]] = deque()  # pid, slot, socket
-        self._ordered: deque[tuple[int, End]] = deque()  # slot, socket: their pids are not known yet
-        self._free = deque(ends(pool))  # sockets of no clone; the last one may not be read yet
+        self._waiting: deque[tuple[int, int, int]] = deque()  # pid, slot, our end of the socket
+        self._ordered: deque[tuple[int, int]] = deque()  # slot, socket: their pids are not known yet
         process.depend_on(files)
         process.ahead(hot.ahead())
         self.fill()
@@ -44,19 +43,21 @@ class Warm:
         while self._waiting or self._ordered:
             if not self._waiting:
                 self.collect()
-            pid, slot, (_, sock) = self._waiting[0]
+            pid, slot, sock = self._waiting[0]
             try:
                 self.process.start(what, (slot, sock))
             except Gone:  # it was killed, which is no reason not to take the next
                 self._end_first()
                 continue
             except Stale:
-                self._take_first()
+                self._waiting.popleft()
+                os.close(sock)
                 raise
-            self._take_first()
-            if 2 * len(self._free) >= self._pool:
+            self._waiting.popleft()
+            os.close(sock)
+            if 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
                 with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
-                    self.fill(keep=min(1, self._pool // 4))
+                    self.fill()
             return pid
         return self.process.start(what)
 
@@ -85,54 +86,47 @@ class Warm:
             self._hot = None
         return pid
 
-    def _take_first(self) -> int:
-        pid, _, end = self._waiting.popleft()
-        self._free.append(end)
-        return pid
-
     def _end_first(self) -> None:
-        reap(self._take_first(), kill=True)
+        pid, _, sock = self._waiting.popleft()
+        os.close(sock)
+        reap(pid, kill=True)
 
-    def fill(self, keep: int = 0) -> None:
-        """Orders clones until there are as many as wanted, but for `keep`. They come while the caller goes on."""
-        while len(self._free) > keep:
-            self._ordered.append(self.process.order(self._free[0]))
-            self._free.popleft()
+    def fill(self) -> None:
+        """Orders clones until there are as many as wanted. They come while the caller goes on."""
+        while len(self._waiting) + len(self._ordered) < self._pool:
+            self._ordered.append(self.process.order())
 
     def collect(self) -> None:
         """Takes the pids of all that were ordered."""
         while self._ordered:
-            slot, end = self._ordered.popleft()
+            slot, sock = self._ordered.popleft()
             try:
-                self._waiting.append((self.process.ordered(slot), slot, end))
+                self._waiting.append((self.process.ordered(slot), slot, sock))
             except BaseException:
-                self._free.append(end)
+                os.close(sock)
                 raise
 
     def end(self) -> None:
         """Ends the template and the clones that wait, and reaps them."""
+        self._close_seen()
         while self._ordered:
             with contextlib.suppress(Gone, Refused):
                 self.collect()
         self.process.end()
         while self._waiting:
             self._end_first()
-        self._close()
 
     def forget(self) -> None:
         """In a child made by fork: they are not its own."""
-        self._free += [*(end for _, end in self._ordered), *(end for *_, end in self._waiting)]
-        self._close()
+        self._close_seen()
+        for sock in (*(sock for _, sock in self._ordered), *(sock for _, _, sock in self._waiting)):
+            os.close(sock)
         self.process.forget()
 
-    def _close(self) -> None:
-        for _, sock in self._free:
-            if sock >= 0:
-                os.close(sock)
+    def _close_seen(self) -> None:
         if self._seen:
             self._seen[0].close()
-        self._free.clear()
-        self._seen = None
+            self._seen = None
 
 
 def warm(request: Request, strings: Sequence[bytes], size: int, pool: int) -> Warm:
