@@ -182,6 +182,22 @@ def test_killed_before_it_has_its_order() -> None:
         pytest.fail("no start from the pool")
 
 
+def test_every_descriptor_closed() -> None:
+    """Who closes all that is open, as daemons do, still has programs started, and no process or word is left."""
+    code = (
+        "import os, reflective\n"
+        "with reflective.Template('/bin/true', pool=4) as template:\n"
+        "    start = lambda: os.waitpid(template.spawn(['true']), 0)[1]\n"
+        "    for _ in range(20): assert start() == 0\n"
+        "    os.closerange(3, 4096)\n"
+        "    for _ in range(8): assert start() == 0\n"
+        "try: print(os.waitpid(-1, 0))\n"
+        "except ChildProcessError: print('none')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "none\n", "")
+
+
 def test_descriptors_for_threads() -> None:
     """A thread's state is read from descriptors of its own: those of a few stay open, all are closed in the end."""
     before = Usage.now().descriptors

@@ -173,7 +173,7 @@ class Process:
 
     def forget(self) -> None:
         """Releases what this process has of it: all there is to do in a child made by fork."""
-        self._socket.close()
+        close(self._socket.detach())
         del self._constant
         ffi.release(self._memory)
         self._shared.close()
@@ -247,6 +247,12 @@ class _Constant:
         request = self.struct
         request.to_default, request.to_ignore = wanted.to_default, wanted.to_ignore
         request.umask, request.new_session = wanted.umask, wanted.new_session
+
+
+def close(fd: int) -> None:
+    """Closes a descriptor of ours, which somebody may have closed already with all others (os.closerange)."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def reap(pid: int, *, kill: bool = False) -> None:

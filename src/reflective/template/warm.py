@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..elf import linker
 from ..native.faults import Faults
 from ..native.prepare import Request
-from ..native.template import Files, Gone, Process, Refused, Stale, Start, reap
+from ..native.template import Files, Gone, Process, Refused, Stale, Start, close, reap
 from ..native.template_make import make
 from ..proc import maps
 from . import key
@@ -51,10 +51,10 @@ class Warm:
                 continue
             except Stale:
                 self._waiting.popleft()
-                os.close(sock)
+                close(sock)
                 raise
             self._waiting.popleft()
-            os.close(sock)
+            close(sock)
             if 2 * (len(self._waiting) + len(self._ordered)) <= self._pool:
                 with contextlib.suppress(Gone, Refused):  # this start has been made, the next will find out
                     self.fill()
@@ -88,7 +88,7 @@ class Warm:
 
     def _end_first(self) -> None:
         pid, _, sock = self._waiting.popleft()
-        os.close(sock)
+        close(sock)
         reap(pid, kill=True)
 
     def fill(self) -> None:
@@ -103,7 +103,7 @@ class Warm:
             try:
                 self._waiting.append((self.process.ordered(slot), slot, sock))
             except BaseException:
-                os.close(sock)
+                close(sock)
                 raise
 
     def end(self) -> None:
@@ -120,7 +120,7 @@ class Warm:
         """In a child made by fork: they are not its own."""
         self._close_seen()
         for sock in (*(sock for _, sock in self._ordered), *(sock for _, _, sock in self._waiting)):
-            os.close(sock)
+            close(sock)
         self.process.forget()
 
     def _close_seen(self) -> None:
